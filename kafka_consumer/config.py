@@ -1,0 +1,347 @@
+"""``KafkaConsumerConfig``: every option once, with its check, its default and its explanation.
+
+``OPTIONS`` is the single table: validation, the command line, ``kc.toml`` and docs/CONFIGURATION.md are derived from it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kafka_consumer.errors import ConfigError
+
+REQUIRED = object()
+"""The default of an option that has none."""
+
+MIB = 1024 * 1024
+SECRET = "[hidden]"  # noqa: S105 - the mask, not a secret
+
+Check = Callable[[Any], str | None]
+"""Returns what is accepted when the value isn't, else None."""
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+MANAGED_KAFKA_OPTIONS: Mapping[str, str] = {
+    "bootstrap.servers": "use the option bootstrap_servers",
+    "group.id": "use the option group_id",
+    "enable.auto.commit": "offsets are committed by kc, only up to what is really finished",
+    "enable.auto.offset.store": "offsets are committed by kc, only up to what is really finished",
+}
+"""Options of librdkafka that would break a guarantee or contradict an option of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option: ``check`` says what is accepted; ``help`` is one sentence with the unit."""
+
+    default: Any
+    check: Check
+    help: str
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return (_is_int(value) or isinstance(value, float)) and math.isfinite(value)
+
+
+def integer(low: int, high: int | None = None) -> Check:
+    """Accept an integer from ``low`` to ``high``, both included."""
+    accepted = f"an integer of at least {low:,}" if high is None else f"an integer from {low:,} to {high:,}"
+
+    def check(value: Any) -> str | None:
+        return None if _is_int(value) and value >= low and (high is None or value <= high) else accepted
+
+    return check
+
+
+def seconds(*, zero: bool = False) -> Check:
+    """Accept a finite number of seconds above zero, or from zero."""
+    accepted = "a number of seconds of at least 0" if zero else "a number of seconds above 0"
+
+    def check(value: Any) -> str | None:
+        return None if _is_number(value) and (value > 0 or (zero and value == 0)) else accepted
+
+    return check
+
+
+def one_of(*choices: str) -> Check:
+    """Accept one of a few strings."""
+    accepted = "one of " + ", ".join(choices)
+
+    def check(value: Any) -> str | None:
+        return None if isinstance(value, str) and value in choices else accepted
+
+    return check
+
+
+def optional(check: Check) -> Check:
+    """Accept None too."""
+
+    def check_optional(value: Any) -> str | None:
+        if value is None:
+            return None
+        accepted = check(value)
+        return None if accepted is None else f"None or {accepted}"
+
+    return check_optional
+
+
+def _text(value: Any) -> str | None:
+    return None if isinstance(value, str) and value.strip() else "a non-empty string"
+
+
+def _boolean(value: Any) -> str | None:
+    return None if isinstance(value, bool) else "True or False"
+
+
+def _processor(value: Any) -> str | None:
+    if isinstance(value, str):
+        try:
+            resolve_processor(value)
+        except ConfigError as error:
+            return f"a callable or 'module:name' ({error})"
+        return None
+    return None if callable(value) else "a callable that takes the value as bytes, or 'module:name'"
+
+
+def _path(value: Any) -> str | None:
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        return "the path of a CSV file in an existing, writable directory"
+    path = os.fspath(value)
+    directory = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(directory):
+        return f"a path in an existing directory; {directory!r} is not a directory: create it first"
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return f"a path in a writable directory; {directory!r} is not writable for this user"
+    if os.path.isdir(path) or path.endswith(os.sep):
+        return "the path of a CSV file; this is a directory"
+    return None
+
+
+def _stop_at_offset(value: Any) -> str | None:
+    accepted = "None or {(topic, partition): offset} with a non-empty topic, a partition >= 0 and an offset >= 0"
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        return accepted
+    for key, offset in value.items():
+        if not (isinstance(key, tuple) and len(key) == 2):
+            return accepted
+        topic, partition = key
+        if not (isinstance(topic, str) and topic and _is_int(partition) and partition >= 0):
+            return accepted
+        if not (_is_int(offset) and offset >= 0):
+            return accepted
+    return None
+
+
+def _exceptions(value: Any) -> str | None:
+    good = isinstance(value, tuple | list) and all(isinstance(e, type) and issubclass(e, Exception) for e in value)
+    return None if good else "a tuple of exception classes"
+
+
+def _kafka_options(value: Any) -> str | None:
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        return "a mapping of librdkafka's option names to values"
+    for name, reason in MANAGED_KAFKA_OPTIONS.items():
+        if name in value:
+            return f"options of librdkafka other than {name!r}: {reason}"
+    return None
+
+
+OPTIONS: Mapping[str, Option] = {
+    "bootstrap_servers": Option(REQUIRED, _text, "Kafka's addresses, host:port, separated by commas."),
+    "topic": Option(REQUIRED, _text, "The topic to consume."),
+    "group_id": Option(REQUIRED, _text, "The consumer group whose offsets are committed."),
+    "processor_callable": Option(REQUIRED, _processor, "The function called with each message's value; it raises to fail."),
+    "backup_path": Option("backup.csv", _path, "Base name of the hourly backup files."),
+    "dlq_path": Option("dlq.csv", _path, "Base name of the hourly dead-letter files."),
+    "worker_count": Option(10, integer(1, 1000), "Workers that call the function at the same time."),
+    "queue_size": Option(1000, integer(10, 1_000_000), "Messages that wait for a worker, at the most."),
+    "commit_interval_seconds": Option(5.0, seconds(), "Seconds between commits."),
+    "log_level": Option("INFO", one_of(*LOG_LEVELS), "The least severe level that is logged."),
+    "stop_at_offset": Option(None, _stop_at_offset, "Targets, inclusive; the consumer stops when all are reached."),
+    "dev_mode": Option(False, _boolean, "Process without committing: a restart processes everything again."),
+    "max_message_size": Option(10 * MIB, integer(1), "Bytes of a value above which the message goes to the dead letters."),
+    "processing_timeout": Option(None, optional(seconds()), "Seconds after which a call's message goes to the dead letters."),
+    "csv_batch_size": Option(100, integer(1), "Backup rows written at once."),
+    "csv_flush_interval_seconds": Option(5.0, seconds(), "Seconds after which rows are written, full batch or not."),
+    "dlq_csv_batch_size": Option(100, integer(1), "Dead-letter rows written at once."),
+    "max_inflight_bytes": Option(256 * MIB, integer(1), "Bytes of message values held in memory before polling waits."),
+    "value_encoding": Option("utf-8", one_of("utf-8", "binary"), "utf-8 sends other values to the dead letters; binary doesn't."),
+    "ordering": Option("unordered", one_of("unordered", "key", "partition"), "What is processed in order, one at a time."),
+    "max_attempts": Option(1, integer(1, 1_000_000), "Calls for one message before it goes to the dead letters."),
+    "retry_backoff_seconds": Option(1.0, seconds(zero=True), "Seconds before the second attempt; doubled for each further one."),
+    "retry_backoff_max_seconds": Option(60.0, seconds(zero=True), "The longest pause between two attempts, in seconds."),
+    "fatal_exceptions": Option((), _exceptions, "Exception classes that are never retried."),
+    "executor": Option("thread", one_of("thread", "process"), "Where the function runs."),
+    "backup_mode": Option("best-effort", one_of("best-effort", "strict", "off"), "What becomes of the backup under pressure."),
+    "commit_metadata": Option(True, _boolean, "Record what is finished beyond a gap in the commit's metadata."),
+    "shutdown_warning_seconds": Option(30.0, seconds(), "Seconds of draining after which the busy workers are named."),
+    "shutdown_timeout_seconds": Option(30.0, seconds(), "Seconds that the final commit may take."),
+    "kafka_options": Option({}, _kafka_options, "Any option of librdkafka, passed through; values are never shown."),
+}
+
+
+def resolve_processor(spec: str) -> Callable[..., Any]:
+    """Import ``module:name`` (``name`` may be dotted) and return the callable; a ``ConfigError`` says what is wrong."""
+    module_name, colon, name = spec.partition(":")
+    if not colon or not module_name or not name:
+        raise ConfigError(f"expected 'module:callable', got {spec!r}")
+    try:
+        target: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise ConfigError(f"no module named {error.name!r}: check the name and --app-dir") from None
+        raise ConfigError(f"module {module_name!r} can't be imported: it needs {error.name!r}, which isn't installed") from None
+    except Exception as error:
+        # The user's module may do anything at import: what it says, in one line.
+        line = " ".join(str(error).split())[:200]
+        raise ConfigError(f"module {module_name!r} can't be imported: {type(error).__name__}: {line}") from error
+    for part in name.split("."):
+        try:
+            target = getattr(target, part)
+        except AttributeError:
+            raise ConfigError(f"module {module_name!r} has no {name!r}") from None
+    if not callable(target):
+        raise ConfigError(f"{spec!r} is a {type(target).__name__}, not a callable")
+    return target  # type: ignore[no-any-return]
+
+
+def _show(name: str, value: Any) -> str:
+    """Return the value for a message: short, and never one of kafka_options."""
+    if name == "kafka_options":
+        return f"{type(value).__name__} {SECRET}"
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+class KafkaConsumerConfig:
+    """The configuration of one consumer; keyword arguments only, checked when built: an invalid one never exists.
+
+    Errors: ``ConfigError`` with one line for each problem. After assigning a field, call ``validate_config()``.
+    """
+
+    bootstrap_servers: str
+    topic: str
+    group_id: str
+    processor_callable: Callable[[bytes | None], Any]
+    backup_path: str
+    dlq_path: str
+    worker_count: int
+    queue_size: int
+    commit_interval_seconds: float
+    log_level: str
+    stop_at_offset: dict[tuple[str, int], int] | None
+    dev_mode: bool
+    max_message_size: int
+    processing_timeout: float | None
+    csv_batch_size: int
+    csv_flush_interval_seconds: float
+    dlq_csv_batch_size: int
+    max_inflight_bytes: int
+    value_encoding: str
+    ordering: str
+    max_attempts: int
+    retry_backoff_seconds: float
+    retry_backoff_max_seconds: float
+    fatal_exceptions: tuple[type[Exception], ...]
+    executor: str
+    backup_mode: str
+    commit_metadata: bool
+    shutdown_warning_seconds: float
+    shutdown_timeout_seconds: float
+    kafka_options: dict[str, Any]
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        problems = []
+        if arguments:
+            problems.append(f"options are given by name, got {len(arguments)} without one")
+        for name in options:
+            if name not in OPTIONS:
+                near = difflib.get_close_matches(name, OPTIONS, 1)
+                problems.append(f"{name}: unknown option" + (f"; did you mean {near[0]}?" if near else ""))
+        for name, option in OPTIONS.items():
+            if name in options:
+                value = options[name]
+            elif option.default is REQUIRED:
+                problems.append(f"{name}: missing; it is required")
+                continue
+            else:
+                value = option.default
+            # Mutable values are copied: a caller's dict that changes later doesn't change a checked configuration.
+            setattr(self, name, dict(value) if isinstance(value, Mapping) else value)
+        problems += self._problems()
+        if problems:
+            raise ConfigError(problems)
+        self._normalise()
+
+    def _problems(self) -> list[str]:
+        problems = []
+        for name, option in OPTIONS.items():
+            if not hasattr(self, name):
+                continue
+            value = getattr(self, name)
+            if name == "backup_path" and getattr(self, "backup_mode", None) == "off":
+                continue
+            accepted = option.check(value)
+            if accepted is not None:
+                problems.append(f"{name}: expected {accepted}, got {_show(name, value)}")
+        if not problems and self.backup_mode != "off" and _same_file(self.backup_path, self.dlq_path):
+            problems.append(f"dlq_path: expected another file than backup_path, got {_show('dlq_path', self.dlq_path)} for both")
+        return problems
+
+    def _normalise(self) -> None:
+        if isinstance(self.processor_callable, str):
+            self.processor_callable = resolve_processor(self.processor_callable)
+        self.backup_path = os.fspath(self.backup_path)
+        self.dlq_path = os.fspath(self.dlq_path)
+        self.fatal_exceptions = tuple(self.fatal_exceptions)
+
+    def validate_config(self) -> None:
+        """Validate again after a field was assigned. Errors: ``ConfigError``."""
+        problems = self._problems()
+        if problems:
+            raise ConfigError(problems)
+        self._normalise()
+
+    @property
+    def processor_name(self) -> str:
+        """The processor as ``module:name``, for people."""
+        target = self.processor_callable
+        if not hasattr(target, "__qualname__"):
+            target = type(target)
+        return f"{target.__module__}:{target.__qualname__}"
+
+    @property
+    def is_coroutine(self) -> bool:
+        """Whether the processor is a coroutine function."""
+        return inspect.iscoroutinefunction(self.processor_callable)
+
+    def __repr__(self) -> str:
+        """Every option; the values of kafka_options are hidden."""
+        shown = []
+        for name in OPTIONS:
+            value = getattr(self, name, None)
+            if name == "kafka_options" and isinstance(value, Mapping):
+                value = dict.fromkeys(value, SECRET)
+            shown.append(f"{name}={value!r}")
+        return f"KafkaConsumerConfig({', '.join(shown)})"
+
+
+def _same_file(one: str, other: str) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def validate_config(config: KafkaConsumerConfig) -> None:
+    """Validate a configuration again after a field was assigned; returns None. Errors: ``ConfigError``."""
+    config.validate_config()

@@ -1,0 +1,42 @@
+"""The errors of this package.
+
+Each inherits from ``KafkaConsumerError`` and from the builtin that a caller would expect, so that both
+``except KafkaConsumerError`` and ``except ValueError`` do what they say.
+"""
+
+from __future__ import annotations
+
+
+class KafkaConsumerError(Exception):
+    """Base of all errors raised by this package."""
+
+
+class ConfigError(KafkaConsumerError, AssertionError, ValueError):
+    """A configuration is invalid; raised when one is built or validated.
+
+    ``problems`` holds one line for each thing that is wrong: option, value given, what is accepted.
+    """
+
+    def __init__(self, problems: list[str] | str) -> None:
+        self.problems: list[str] = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class MessageTooLargeError(KafkaConsumerError, ValueError):
+    """A message is longer than ``max_message_size``; recorded in the dead-letter file, never raised to a caller."""
+
+
+class ProcessingTimeoutError(KafkaConsumerError, TimeoutError):
+    """A processor call outlasted ``processing_timeout``; recorded in the dead-letter file as ``TimeoutError``."""
+
+
+class FilesInUseError(KafkaConsumerError, RuntimeError):
+    """Another process writes the same backup or dead-letter files; raised at start, exit code 2."""
+
+
+class ClientClosedError(KafkaConsumerError, RuntimeError):
+    """A request was posted to a Kafka client whose owner thread has ended."""
+
+
+class RequestTimeoutError(KafkaConsumerError, TimeoutError):
+    """The thread that owns the Kafka client, or the broker behind it, didn't answer a request in time."""
