@@ -26,10 +26,6 @@ class MessageTooLargeError(KafkaConsumerError, ValueError):
     """A message is longer than ``max_message_size``; recorded in the dead-letter file, never raised to a caller."""
 
 
-class ProcessingTimeoutError(KafkaConsumerError, TimeoutError):
-    """A processor call outlasted ``processing_timeout``; recorded in the dead-letter file as ``TimeoutError``."""
-
-
 class FilesInUseError(KafkaConsumerError, RuntimeError):
     """Another process writes the same backup or dead-letter files; raised at start, exit code 2."""
 

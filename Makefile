@@ -1,0 +1,90 @@
+# Needs Python 3.11+ and make; for a real broker also Docker, or Java 17+ with Maven. Everything else lands in .venv.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+PYTEST := $(PYTHON) -m pytest
+PIP_INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check
+INSTALLED := $(VENV)/.installed
+INSTALLED_DOCS := $(VENV)/.installed-docs
+
+# A Python on PATH may be a shim that fails, or lack venv: the first that runs and can do it is taken. BASE_PYTHON=... chooses.
+BASE_PYTHON :=
+CANDIDATES := $(BASE_PYTHON) python3.14 python3.13 python3.12 python3.11 python3 python
+SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+
+# Each stage adds to one coverage file; the thresholds are checked over all of them.
+COVERED := --cov --cov-branch --cov-append --cov-report=
+MEMBERS := kafka_consumer tui tests bench
+
+.PHONY: help demo test test-unit test-integration e2e stress lint type cov bench docs check clean
+
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: $(INSTALLED) ## the consumer and its console at work, with nothing else installed
+	@if [ -f tui/cli.py ]; then exec $(VENV)/bin/kc-tui --demo; else exec $(VENV)/bin/kc --headless --demo; fi
+
+test: $(INSTALLED) ## unit, integration and end-to-end tests, with branch coverage and its thresholds
+	@rm -f .coverage .coverage.*
+	$(PYTEST) -m unit $(COVERED) --durations=5
+	$(PYTEST) -m integration $(COVERED) --durations=5
+	$(PYTEST) -m e2e $(COVERED) --durations=10
+	$(PYTHON) tests/thresholds.py
+
+test-unit: $(INSTALLED) ## unit tests alone
+	$(PYTEST) -m unit
+
+test-integration: $(INSTALLED) ## integration tests alone
+	$(PYTEST) -m integration
+
+e2e: $(INSTALLED) ## end-to-end tests alone, on a real broker where one can be had
+	$(PYTEST) -m e2e
+
+stress: $(INSTALLED) ## load, endurance and chaos tests; minutes to hours
+	$(PYTEST) -m stress
+
+lint: $(INSTALLED) ## style and likely mistakes
+	$(PYTHON) -m ruff check .
+
+type: $(INSTALLED) ## types
+	$(PYTHON) -m mypy
+
+cov: test ## what no test reaches, line by line, in htmlcov/
+	$(PYTHON) -m coverage html --quiet
+	@echo "htmlcov/index.html"
+
+bench: $(INSTALLED) ## side by side with its peers
+	$(PYTHON) bench/compare.py
+
+docs: $(INSTALLED_DOCS) ## the documentation as a site, in site/
+	$(PYTHON) -m mkdocs build --strict
+
+check: lint type test ## all that a change must pass
+
+clean: ## delete what was made here, except .venv
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* htmlcov site build dist demo-data
+	find $(wildcard $(MEMBERS)) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml
+	@if ! $(PYTHON) -c '$(SUITABLE)' 2>/dev/null; then \
+		found=; \
+		for candidate in $(CANDIDATES); do \
+			if "$$candidate" -c '$(SUITABLE)' >/dev/null 2>&1; then found=$$candidate; break; fi; \
+		done; \
+		if [ -z "$$found" ]; then \
+			echo "expected a Python of 3.11 or newer, with venv and pip, on PATH; none of these is: $(strip $(CANDIDATES))" >&2; \
+			exit 1; \
+		fi; \
+		echo "$(VENV): $$found ($$("$$found" --version))"; \
+		"$$found" -m venv --clear $(VENV); \
+	fi
+	$(PIP_INSTALL) -e '.[dev]'
+	@touch $@
+
+$(INSTALLED_DOCS): $(INSTALLED)
+	$(PIP_INSTALL) -e '.[docs]'
+	@touch $@

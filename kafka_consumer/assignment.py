@@ -1,0 +1,275 @@
+"""One partition for as long as it is assigned: what was delivered, what is finished, what may be committed.
+
+Offsets of a partition have holes (compaction, transaction markers, aborted transactions), so "contiguous" can't be decided
+on offsets. Each delivered message gets a sequence number instead: 0, 1, 2, … in the order of delivery. Finished work is a
+set of sequence ranges, contiguity is exact, and a run of a thousand messages costs as much as one.
+
+An ``Assignment`` object *is* the epoch: when a partition is revoked the object is closed, and whatever still arrives for it is
+dropped. When the partition comes back, it comes back as a new object.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+ENDLESS = 1 << 62
+"""The length of the run of an assignment that was never announced: every offset from its start counts as delivered."""
+
+
+def next_offset(last_processed: int) -> int:
+    """Return what Kafka wants committed after ``last_processed``: the offset of the next message. The one place that adds one."""
+    return last_processed + 1
+
+
+@dataclass(frozen=True, slots=True)
+class CommitPoint:
+    """What may be committed for a partition: ``offset`` is Kafka's next offset; all sequence numbers below ``sequence`` are done."""
+
+    assignment: Assignment
+    offset: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class AssignmentView:
+    """A frozen copy for snapshots; offsets are Kafka's next ones.
+
+    ``oldest`` is when the oldest uncommitted batch was polled (monotonic seconds), ``timestamp`` the last delivered message's own,
+    in milliseconds since the epoch.
+    """
+
+    position: int | None
+    committed: int | None
+    in_flight: int
+    finished: int
+    oldest: float | None
+    timestamp: int | None
+
+
+class Assignment:
+    """A monitor: every method takes the one lock, none does I/O. Called by the polling thread and by the commit thread."""
+
+    def __init__(self, topic: str, partition: int, committed: int | None = None) -> None:
+        self.topic = topic
+        self.partition = partition
+        self._lock = threading.Lock()
+        self._closed = False
+        # Runs of consecutive offsets: [first sequence, first offset, length], oldest first. Written by the polling thread
+        # (append) and the commit thread (trim), both under the lock.
+        self._runs: deque[list[int]] = deque()
+        self._delivered = 0  # the next sequence number
+        self._done_below = 0  # every sequence number below is finished
+        # Finished ranges beyond the first gap, sorted and disjoint: [_starts[i], _ends[i]).
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self._finished = 0
+        self._position: int | None = None  # the next offset to be delivered, as far as known
+        self._timestamp: int | None = None  # of the last message delivered
+        self._last_done: int | None = None  # the offset of sequence number _done_below - 1
+        self._committed = committed  # acknowledged by Kafka
+        self._settled = committed  # acknowledged, or let go in dev mode
+        self._settled_below = 0  # the sequence number that goes with it
+        # When batches were polled: (sequence number after the batch, monotonic seconds), oldest first.
+        self._polled_at: deque[tuple[int, float]] = deque()
+
+    @classmethod
+    def never_announced(cls, topic: str, partition: int, start: int) -> Assignment:
+        """Return an assignment for offsets fed by hand: contiguous from ``start`` on, without an end."""
+        assignment = cls(topic, partition)
+        assignment._runs.append([0, start, ENDLESS])
+        assignment._delivered = ENDLESS
+        return assignment
+
+    @property
+    def closed(self) -> bool:
+        """Whether the partition was revoked or lost. Read without the lock: it goes one way, and one bit can't tear."""
+        return self._closed
+
+    @property
+    def position(self) -> int | None:
+        """The next offset to be delivered. Written by the polling thread alone, which is also the one that asks."""
+        return self._position
+
+    def close(self) -> None:
+        """Drop what still arrives: the partition isn't ours any more."""
+        with self._lock:
+            self._closed = True
+
+    def delivered(self, offsets: Sequence[int], at: float, timestamp: int | None = None) -> int:
+        """Record messages handed out in this order, polled at ``at`` (monotonic); return the first one's sequence number.
+
+        ``timestamp`` is the last one's own, in milliseconds since the epoch.
+        """
+        with self._lock:
+            first = self._delivered
+            start = offsets[0]
+            count = len(offsets)
+            if offsets[-1] - start == count - 1:
+                self._append_run(first, start, count)
+            else:
+                for index, offset in enumerate(offsets):
+                    self._append_run(first + index, offset, 1)
+            self._delivered = first + count
+            self._position = next_offset(offsets[-1])
+            self._timestamp = timestamp
+            self._polled_at.append((self._delivered, at))
+            return first
+
+    def _append_run(self, sequence: int, offset: int, count: int) -> None:
+        if self._runs:
+            last = self._runs[-1]
+            if last[1] + last[2] == offset:
+                last[2] += count
+                return
+        self._runs.append([sequence, offset, count])
+
+    def reached_end(self, offset: int) -> None:
+        """The log ends at ``offset`` for now: all before it was delivered or will never be (markers, aborted records)."""
+        with self._lock:
+            if self._position is None or offset > self._position:
+                self._position = offset
+
+    def completed(self, sequences: Sequence[int]) -> bool:
+        """Record finished messages by sequence number; returns False, and forgets them, when the partition isn't ours any more."""
+        with self._lock:
+            if self._closed:
+                return False
+            if isinstance(sequences, range):
+                if sequences:
+                    self._add(sequences.start, sequences.stop)
+            else:
+                for sequence in sequences:
+                    self._add(sequence, sequence + 1)
+            return True
+
+    def completed_offset(self, offset: int) -> bool:
+        """Record one finished message by its offset; returns False when it was never delivered or isn't ours any more."""
+        with self._lock:
+            sequence = self._sequence_of(offset)
+            if self._closed or sequence is None:
+                return False
+            self._add(sequence, sequence + 1)
+            return True
+
+    def sequence_of(self, offset: int) -> int | None:
+        """Return the sequence number of a delivered message, None when it wasn't delivered or is long committed."""
+        with self._lock:
+            return self._sequence_of(offset)
+
+    def _sequence_of(self, offset: int) -> int | None:
+        for first, start, count in self._runs:
+            if start <= offset < start + count:
+                return first + offset - start
+        return None
+
+    def _add(self, start: int, end: int) -> None:
+        """Merge [start, end) into the finished ranges; what is finished twice counts once."""
+        start = max(start, self._done_below)
+        if start >= end:
+            return
+        low = bisect_left(self._ends, start)  # the first range that touches or follows
+        high = bisect_right(self._starts, end)  # the first range that begins beyond
+        added = end - start
+        if low < high:
+            for index in range(low, high):
+                added -= max(0, min(end, self._ends[index]) - max(start, self._starts[index]))
+            start = min(start, self._starts[low])
+            end = max(end, self._ends[high - 1])
+        self._finished += added
+        if start == self._done_below:
+            del self._starts[:high], self._ends[:high]
+            self._done_below = end
+        else:
+            self._starts[low:high] = [start]
+            self._ends[low:high] = [end]
+
+    def offset_of(self, sequence: int) -> int:
+        """Return the offset of a delivered message whose offset isn't committed yet. Errors: ``KeyError``."""
+        with self._lock:
+            return self._offset_of(sequence)
+
+    def _offset_of(self, sequence: int) -> int:
+        for first, start, count in self._runs:
+            if first <= sequence < first + count:
+                return start + sequence - first
+        raise KeyError(sequence)
+
+    def commit_point(self) -> CommitPoint | None:
+        """Return what can be committed beyond what already was, or None. Runs that it passes are forgotten."""
+        with self._lock:
+            if self._closed:
+                return None
+            sequence = self._done_below
+            while self._runs and self._runs[0][0] < sequence:
+                first, start, count = self._runs[0]
+                passed = min(count, sequence - first)
+                self._last_done = start + passed - 1
+                if passed < count:
+                    self._runs[0] = [first + passed, start + passed, count - passed]
+                    break
+                self._runs.popleft()
+            if sequence == self._delivered and self._position is not None:
+                offset = self._position  # past the markers at the end, too
+            elif self._last_done is not None:
+                offset = next_offset(self._last_done)
+            else:
+                return None
+            # An untouched partition at offset 0 has nothing worth a commit.
+            if offset == 0 or (self._settled is not None and offset <= self._settled):
+                return None
+            return CommitPoint(self, offset, sequence)
+
+    def settled(self, point: CommitPoint, *, committed: bool) -> tuple[int, list[float]]:
+        """Take note that ``point`` was committed (or let go, in dev mode).
+
+        Returns how many more messages it covers, and when the batches that it covers were polled (monotonic seconds).
+        """
+        with self._lock:
+            messages = max(0, point.sequence - self._settled_below)
+            self._settled_below = max(self._settled_below, point.sequence)
+            if committed:
+                self._committed = point.offset
+            self._settled = point.offset
+            polled = []
+            while self._polled_at and self._polled_at[0][0] <= point.sequence:
+                polled.append(self._polled_at.popleft()[1])
+            return messages, polled
+
+    def unsettle(self) -> None:
+        """Dev mode ended: what it let go of is to be committed."""
+        with self._lock:
+            self._settled = self._committed
+
+    @property
+    def unfinished(self) -> int:
+        """Messages delivered and not finished."""
+        with self._lock:
+            return self._delivered - self._finished
+
+    @property
+    def uncommitted(self) -> int:
+        """Messages finished or delivered whose offset Kafka hasn't acknowledged (at least; by offsets)."""
+        with self._lock:
+            if self._position is None:
+                return 0
+            base = self._committed if self._committed is not None else self._first_offset()
+            return max(0, self._position - base)
+
+    def _first_offset(self) -> int:
+        return self._runs[0][1] if self._runs else (self._position or 0)
+
+    def view(self) -> AssignmentView:
+        """Return a frozen copy."""
+        with self._lock:
+            return AssignmentView(
+                position=self._position,
+                committed=self._committed,
+                in_flight=self._delivered - self._finished,
+                finished=self._finished,
+                oldest=self._polled_at[0][1] if self._polled_at and self._delivered > self._finished else None,
+                timestamp=self._timestamp,
+            )

@@ -1,0 +1,128 @@
+"""``kc check``: would this configuration run? One line a question, and how to mend what is wrong."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from kafka_consumer.kafka_properties import mask_values
+from kafka_consumer.settings import Settings
+from kafka_consumer.settings_sources import KAFKA
+from kafka_consumer.snapshot import sanitise
+
+_BROKER_TIMEOUT_SECONDS = 10.0
+
+_quiet = logging.getLogger("kafka_consumer.librdkafka.check")
+_quiet.addHandler(logging.NullHandler())
+_quiet.propagate = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One answer. ``exit_code`` is what ``kc check`` exits with when it isn't ``good``."""
+
+    good: bool
+    text: str
+    exit_code: int = 1
+
+    def __str__(self) -> str:
+        """Return the line to print."""
+        return f"{'✓' if self.good else '✗'} {sanitise(self.text, 2_000)}"
+
+
+def check(settings: Settings) -> Iterator[Finding]:
+    """Yield the findings as they are made. The broker is asked only when the configuration is sound."""
+    problems = list(settings.problems)
+    if problems:
+        yield from (Finding(False, problem, 2) for problem in problems)
+    else:
+        source = settings.config_path or "no kc.toml"
+        yield Finding(True, f"configuration ({source})")
+    imports = settings.import_problems()
+    if imports:
+        yield from (Finding(False, problem, 2) for problem in imports)
+    elif not problems:
+        yield Finding(True, f"processor {settings['processor_callable']}")
+    if problems or imports:
+        return
+    if settings["backup_mode"] != "off":
+        yield Finding(True, f"backup files {Path(settings['backup_path']).absolute()}")
+    yield Finding(True, f"dead-letter files {Path(settings['dlq_path']).absolute()}")
+    yield from _check_kafka(settings)
+
+
+def _check_kafka(settings: Settings) -> Iterator[Finding]:
+    said = _LastError()
+    options = {
+        **settings[KAFKA], "bootstrap.servers": settings["bootstrap_servers"], "group.id": settings["group_id"],
+        "enable.auto.commit": False, "allow.auto.create.topics": False, "error_cb": said,
+    }
+    try:
+        consumer = Consumer(options, logger=_quiet)
+    except KafkaException as error:
+        yield Finding(False, f"kafka options: {mask_values(error.args[0].str(), settings[KAFKA])}", 2)
+        return
+    try:
+        yield from _ask(consumer, settings, said)
+    finally:
+        consumer.close()
+
+
+class _LastError:
+    """What librdkafka last complained about; called by whichever thread polls, read after it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._text = ""
+
+    def __call__(self, error: Any) -> None:
+        with self._lock:
+            # "All brokers are down" follows each refusal and says less than it.
+            if "brokers are down" not in error.str() or not self._text:
+                self._text = error.str()
+
+    @property
+    def text(self) -> str:
+        with self._lock:
+            return self._text
+
+
+def _ask(consumer: Consumer, settings: Settings, said: _LastError) -> Iterator[Finding]:
+    servers, topic, group = settings["bootstrap_servers"], settings["topic"], settings["group_id"]
+    started = time.monotonic()
+    try:
+        metadata = consumer.list_topics(topic, timeout=_BROKER_TIMEOUT_SECONDS)
+    except KafkaException as error:
+        consumer.poll(0)  # delivers what the connection attempts had to say
+        reason = mask_values(said.text or error.args[0].str(), settings[KAFKA])
+        yield Finding(False, f"broker {servers} can't be reached: {reason}; check --bootstrap-server, the network and "
+                             "security.protocol")
+        return
+    seconds = time.monotonic() - started
+    yield Finding(True, f"broker {servers}: {_count(len(metadata.brokers), 'broker')}, answered in {seconds:.2f} s")
+    found = metadata.topics.get(topic)
+    if found is None or found.error is not None or not found.partitions:
+        reason = found.error.str() if found is not None and found.error is not None else "it has no partitions"
+        yield Finding(False, f"topic {topic}: {reason}; check --topic, or create it, or allow this user to describe it")
+        return
+    yield Finding(True, f"topic {topic}: {_count(len(found.partitions), 'partition')}")
+    try:
+        partitions = [TopicPartition(topic, number) for number in found.partitions]
+        committed = consumer.committed(partitions, timeout=_BROKER_TIMEOUT_SECONDS)
+    except KafkaException as error:
+        reason = mask_values(error.args[0].str(), settings[KAFKA])
+        yield Finding(False, f"group {group}: {reason}; check --group, or allow this user to read it")
+        return
+    known = sum(1 for partition in committed if partition.offset >= 0)
+    yield Finding(True, f"group {group}: offsets committed for {known} of {_count(len(committed), 'partition')}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,212 @@
+"""The command line of ``kc``.
+
+Exit codes: 0 stopped by a signal, a target or the operator; 1 a failure; 2 usage or configuration. What a user got wrong is
+told in lines, never in a traceback.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NoReturn
+
+import click
+
+from kafka_consumer.errors import ConfigError, FilesInUseError, KafkaConsumerError
+from kafka_consumer.logs import log_everything, setup_logging
+from kafka_consumer.options import GroupedCommand, GroupedGroup, GroupedOption, consumer_options, settings_from
+from kafka_consumer.settings import Settings
+from kafka_consumer.snapshot import sanitise
+
+EXIT_OK = 0
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+
+logger = logging.getLogger("kafka_consumer.cli")
+
+
+def version() -> str:
+    """Return the version of the installed package."""
+    try:
+        return importlib.metadata.version("kc")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown (not installed as a package)"
+
+
+def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        click.echo(f"kc {version()}")
+        ctx.exit()
+
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+@click.group(cls=GroupedGroup, invoke_without_command=True, context_settings=_CONTEXT)
+@click.option(
+    "--headless", cls=GroupedOption, section="Run", is_flag=True, help="Run without the console: in production, in a container."
+)
+@consumer_options
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the version and exit."
+)
+@click.pass_context
+def cli(ctx: click.Context, /, headless: bool, **given: Any) -> None:
+    """Consume a Kafka topic: each message goes to your function, what fails to the dead letters, nothing is lost.
+
+    Every option may also stand in kc.toml (workers = 20) or in the environment (KC_WORKERS=20); the command line beats the
+    environment, which beats the file.
+    """
+    ctx.obj = given
+    if ctx.invoked_subcommand is None:
+        ctx.exit(run_headless(settings_from(given)) if headless else run_console(given))
+
+
+@cli.command("config", cls=GroupedCommand, context_settings=_CONTEXT)
+@consumer_options
+@click.pass_context
+def config_command(ctx: click.Context, /, **given: Any) -> None:
+    """Show the effective settings and where each comes from; the values of librdkafka's options are hidden."""
+    settings = settings_from(_combined(ctx.obj, given))
+    rows = settings.rows()
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for name, value, origin in rows:
+        click.echo(f"{name:<{widths[0]}}  {value:<{min(widths[1], 40)}}  {origin}")
+    _print_lines(settings.warnings)
+    ctx.exit(_print_lines(settings.problems, EXIT_USAGE))
+
+
+@cli.command("check", cls=GroupedCommand, context_settings=_CONTEXT)
+@consumer_options
+@click.pass_context
+def check_command(ctx: click.Context, /, **given: Any) -> None:
+    """Check configuration, processor, paths, broker and topic; say what is wrong and how to mend it."""
+    from kafka_consumer.check import check
+    from kafka_consumer.demo import demo_session
+
+    settings = settings_from(_combined(ctx.obj, given))
+    _print_lines(settings.warnings)
+    codes = []
+    # A demo's broker exists only as long as somebody runs it; it is started when there is nothing else to complain of.
+    with demo_session(settings.without_demo() if settings.problems else settings) as (completed, _):
+        for finding in check(completed):
+            click.echo(str(finding))
+            if not finding.good:
+                codes.append(finding.exit_code)
+    ctx.exit(max(codes, default=EXIT_OK))
+
+
+def _combined(outer: Mapping[str, Any] | None, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Join the options before the subcommand's name with those after it, which win."""
+    return {**(outer or {}), **{key: value for key, value in own.items() if value is not None and value != ()}}
+
+
+def _print_lines(lines: Iterable[str], code: int = EXIT_OK) -> int:
+    """Print the lines to stderr; return ``code`` if there was one, else 0."""
+    printed = [sanitise(line, 2_000) for line in lines]
+    for line in printed:
+        click.echo(line, err=True)
+    return code if printed else EXIT_OK
+
+
+def run_headless(settings: Settings) -> int:
+    """Run the consumer until it is stopped; return the exit code."""
+    problems = [*settings.problems, *settings.import_problems()]
+    if problems:
+        return _print_lines(problems, EXIT_USAGE)
+    from kafka_consumer.demo import demo_files, demo_session
+    from kafka_consumer.kafka_consumer import KafkaConsumer
+
+    setup_logging(settings["log_level"], settings["log_format"])
+    log_everything()
+    for warning in settings.warnings:
+        logger.warning("%s", warning)
+    with demo_session(settings) as (completed, demo):
+        consumer = KafkaConsumer(completed.build_config())
+        if demo is not None:
+            demo.watch(consumer)
+        code = consumer.run()
+    if demo is not None:
+        click.echo("\n".join(["The demo's files:", *(f"  {path}" for path in demo_files(completed))]))
+    return code
+
+
+def run_console(given: Mapping[str, Any]) -> int:
+    """Run the consumer under the console; return the exit code."""
+    console = _console()
+    if console is None:
+        click.echo("the console isn't part of this version yet: use kc --headless", err=True)
+        return EXIT_USAGE
+    for stream, name in ((sys.stdin, "stdin"), (sys.stdout, "stdout")):
+        if not stream.isatty():
+            click.echo(f"the console needs a terminal, and {name} isn't one: use kc --headless", err=True)
+            return EXIT_USAGE
+    settings = settings_from(given)
+    problems = [*settings.problems, *settings.import_problems()]
+    if problems:
+        return _print_lines(problems, EXIT_USAGE)
+    return console(settings)
+
+
+def _console() -> Callable[[Settings], int] | None:
+    """Return the console's entry point, imported only when it is wanted, or None where it isn't installed."""
+    try:
+        if importlib.util.find_spec("tui.cli") is None:
+            return None
+    except ModuleNotFoundError:
+        return None
+    console: Callable[[Settings], int] | None = getattr(importlib.import_module("tui.cli"), "run_console", None)
+    return console
+
+
+def invoke(arguments: list[str]) -> int:
+    """Run a command line; return its exit code. What is a user's mistake is printed, what isn't is logged with its traceback."""
+    try:
+        code = cli.main(args=arguments, prog_name="kc", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        click.echo("interrupted", err=True)
+        return EXIT_FAILURE
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else EXIT_FAILURE
+    except ConfigError as error:
+        return _print_lines(error.problems, EXIT_USAGE)
+    except KafkaConsumerError as error:
+        # The errors of this package are written for people: the line says it all.
+        _print_lines([str(error)])
+        return EXIT_USAGE if isinstance(error, FilesInUseError) else EXIT_FAILURE
+    except Exception:
+        if not logging.getLogger().handlers:
+            setup_logging()
+        logger.critical("unexpected error; this is a defect in kc", exc_info=True)
+        return EXIT_FAILURE
+    return code if isinstance(code, int) else EXIT_OK
+
+
+def main() -> NoReturn:
+    """Run ``kc`` as a process; never returns."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # A terminal that has no ✓ must not end in a traceback.
+            stream.reconfigure(errors="backslashreplace")
+    leave(invoke(sys.argv[1:]))
+
+
+def leave(code: int) -> NoReturn:
+    """End the process now, whatever its threads do: one that hangs in a processor would hold up an ordinary exit for ever."""
+    # What users and libraries registered still runs, and the log is flushed by it.
+    atexit._run_exitfuncs()  # noqa: SLF001 - there is no public way to run them before os._exit
+    for stream in (sys.stdout, sys.stderr):
+        # A closed pipe: nobody is there to read it.
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)

@@ -1,0 +1,187 @@
+"""The one owner of the Kafka consumer.
+
+``confluent_kafka.Consumer`` serialises its calls: while one thread polls, another one's commit or pause waits. So a single
+thread, the polling thread, makes every call; others post requests, which it serves between two polls and while it waits.
+
+Commits are asynchronous underneath: the owner hands them to librdkafka, and the acknowledgement arrives in a later poll. A
+coordinator that is gone blocks nobody but the thread that asked for the commit, and that one has a deadline.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any, TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from kafka_consumer.errors import ClientClosedError, RequestTimeoutError
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+REQUEST_SECONDS = 30.0
+
+
+class Client:
+    """A Kafka consumer with one owner. The thread that calls ``own()`` polls; every method says who may call it."""
+
+    def __init__(self, consumer: Any = None) -> None:
+        self._consumer: Any = consumer
+        # Only a consumer built by ``connect`` reports commits through on_commit; a given one commits in the owner's thread.
+        self._asynchronous = False
+        self._owner: int | None = None
+        self._serving = False  # the owner's: it executes another thread's request
+        self._lock = threading.Lock()  # guards the three below
+        self._requests: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._commits: list[tuple[list[tuple[str, int, int]], Future[list[TopicPartition]]]] = []  # handed to librdkafka
+        self._closed = False
+        self.posted = threading.Event()  # set when a request waits: the owner looks at it while it waits for something else
+
+    def connect(self, options: dict[str, Any]) -> None:
+        """Build the consumer from librdkafka's options. Errors: ``KafkaException`` for an invalid one."""
+        self._consumer = Consumer({**options, "on_commit": self._on_commit}, logger=_quiet_logger())
+        self._asynchronous = True
+
+    @property
+    def consumer(self) -> Any:
+        """The consumer itself, for its owner."""
+        return self._consumer
+
+    # --- the owner's thread -----------------------------------------------------------------------------------------------
+
+    def own(self) -> None:
+        """Make the calling thread the owner."""
+        self._owner = threading.get_ident()
+
+    def serve(self) -> None:
+        """Execute the requests that others have posted."""
+        while True:
+            with self._lock:
+                if not self._requests:
+                    self.posted.clear()
+                    return
+                function, future = self._requests.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
+            self._serving = True
+            try:
+                future.set_result(function())
+            except BaseException as error:  # noqa: BLE001 - it belongs to the thread that asked
+                future.set_exception(error)
+            finally:
+                self._serving = False
+
+    def close(self) -> None:
+        """Leave the group and close. Requests that wait, and later ones, fail with ``ClientClosedError``."""
+        try:
+            if self._consumer is not None:
+                self._consumer.close()
+        finally:
+            self.disown()
+
+    def disown(self) -> None:
+        """Fail every request, now and later: nobody serves them any more."""
+        with self._lock:
+            self._closed = True
+            waiting = [future for _, future in self._requests] + [future for _, future in self._commits]
+            self._requests.clear()
+            self._commits.clear()
+        for future in waiting:
+            if not future.done():
+                future.set_exception(ClientClosedError("the Kafka client is closed"))
+
+    def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        """librdkafka's answer to a commit; runs inside a poll of the owner. Must not raise: that would drop a fetched batch."""
+        key = _key(partitions)
+        with self._lock:
+            found = next((entry for entry in self._commits if entry[0] == key), None)
+            if found is None:
+                return  # whoever asked has given up
+            self._commits.remove(found)
+        if error is not None:
+            found[1].set_exception(KafkaException(error))
+        else:
+            found[1].set_result(partitions)
+
+    # --- any thread -------------------------------------------------------------------------------------------------------
+
+    def call(self, function: Callable[[], T], timeout: float = REQUEST_SECONDS) -> T:
+        """Have the owner execute ``function`` and return its result; at once when the caller is the owner.
+
+        Errors: what it raises; ``RequestTimeoutError`` after ``timeout`` seconds; ``ClientClosedError``.
+        """
+        if threading.get_ident() == self._owner:
+            return function()
+        future: Future[T] = Future()
+        self._post(function, future)
+        return self._result(future, timeout)
+
+    def commit(
+        self,
+        *,
+        offsets: list[TopicPartition],
+        asynchronous: bool = False,
+        still_ours: Callable[[TopicPartition], bool] = lambda _: True,
+        timeout: float = REQUEST_SECONDS,
+    ) -> Any:
+        """Commit, and return each partition's own result. Errors: ``KafkaException``, and those of ``call``.
+
+        ``still_ours`` is asked in the owner's thread, where partitions are revoked: an offset decided upon just before a
+        revocation, and posted after it, would set back what the revocation committed.
+        """
+        if asynchronous:
+            raise ValueError("expected asynchronous to be False: a commit's result matters")
+        future: Future[list[TopicPartition]] = Future()
+
+        def hand_over() -> None:
+            ours = [tp for tp in offsets if still_ours(tp)]
+            if not ours:
+                future.set_result([])
+            elif not self._asynchronous or threading.get_ident() == self._owner and not self._serving:
+                future.set_result(self._consumer.commit(offsets=ours, asynchronous=False))
+            else:
+                entry = (_key(ours), future)
+                with self._lock:
+                    self._commits.append(entry)
+                self._consumer.commit(offsets=ours, asynchronous=True)
+
+        try:
+            self.call(hand_over, timeout)
+            return self._result(future, timeout)
+        finally:
+            with self._lock:
+                self._commits = [entry for entry in self._commits if entry[1] is not future]
+
+    def _post(self, function: Callable[[], Any], future: Future[Any]) -> None:
+        with self._lock:
+            if self._closed:
+                raise ClientClosedError("the Kafka client is closed")
+            self._requests.append((function, future))
+            self.posted.set()
+
+    def _result(self, future: Future[T], timeout: float) -> T:
+        try:
+            return future.result(timeout)
+        except FutureTimeoutError:
+            if future.done():
+                raise  # the function's own
+            future.cancel()
+            raise RequestTimeoutError(f"no answer from Kafka within {timeout:g} s") from None
+
+
+def _quiet_logger() -> logging.Logger:
+    """Return the logger for librdkafka's own lines: they repeat what the polling thread reports better, so only DEBUG shows them."""
+    quiet = logging.getLogger("kafka_consumer.librdkafka")
+    quiet.setLevel(logging.CRITICAL if logging.getLogger("kafka_consumer").level > logging.DEBUG else logging.DEBUG)
+    return quiet
+
+
+def _key(offsets: list[TopicPartition]) -> list[tuple[str, int, int]]:
+    """Return what a commit is recognised by when its answer comes; librdkafka sorts the partitions."""
+    return sorted((tp.topic, tp.partition, tp.offset) for tp in offsets)

@@ -1,0 +1,222 @@
+"""The two writers: the backup of everything polled, and the dead letters. Each is one thread that owns its file.
+
+A dead letter counts as written when it is synced; only then may its offset be committed. The backup is synced by time, at
+each rotation and at the end. A failure to open, rotate, write or sync ends the consumer: what can't be recorded must not be
+committed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from kafka_consumer.batch_queue import BatchQueue
+from kafka_consumer.csv_files import RotatingCsv, encode_headers, encode_pair, format_rows
+from kafka_consumer.dead_letter import dead_letter, headers_of, timestamp_of
+from kafka_consumer.shared_state import SharedState
+from kafka_consumer.types import DeadLetter
+
+BACKUP_COLUMNS = ("received_at", "topic", "partition", "offset", "timestamp", "key", "value", "headers", "encoding")
+DLQ_COLUMNS = (
+    "failed_at", "topic", "partition", "offset", "timestamp", "key", "value", "headers", "encoding",
+    "error_type", "error_message", "stack_trace", "attempts", "worker_id",
+)  # fmt: skip
+
+TICK_SECONDS = 0.1  # how often an idle writer looks at the clock
+DLQ_TAIL = 50
+TAIL_BYTES = 4096
+
+
+def now() -> datetime:
+    """Return the local time, with its zone. The writers read the clock here and nowhere else."""
+    return datetime.now().astimezone()
+
+
+class CsvWriter(ABC):
+    """One writer thread: takes items, writes rows in batches, rotates each hour, syncs. ``tail`` is read by snapshots."""
+
+    name: str
+    columns: Sequence[str]
+
+    def __init__(self, shared_state: SharedState, pipe: BatchQueue, path: str, batch_size: int) -> None:
+        self.shared_state = shared_state
+        self._pipe = pipe
+        self._batch_size = batch_size
+        self._flush_seconds = shared_state.config.csv_flush_interval_seconds
+        self._file = RotatingCsv(path, self.columns)
+        # Taken from the pipe and not written yet: (when it was taken, the item). All are of the open file's hour.
+        self._waiting: deque[tuple[datetime, Any]] = deque()
+        self._flushed_at = time.monotonic()
+
+    @abstractmethod
+    def row(self, at: datetime, item: Any) -> tuple[Any, ...]:
+        """Return an item as a row."""
+
+    @abstractmethod
+    def written(self, items: list[Any]) -> None:
+        """Rows of these items were written (for the dead letters: and synced)."""
+
+    @abstractmethod
+    def flush_wanted(self) -> bool:
+        """Whether somebody waits for what isn't written."""
+
+    def run(self) -> None:
+        """Write until the consumer has stopped and the pipe is dry; end the consumer when a file fails."""
+        try:
+            self._open(now())
+            while not self._pipe.ended:
+                self.step()
+            self.step(final=True)
+            self._file.close()
+        except Exception as error:  # whatever it is, nothing more can be recorded
+            self.shared_state.logger.critical(
+                "%s file %s failed: %s: %s; stopping", self.name, self._file.path or "", type(error).__name__, error,
+                exc_info=not isinstance(error, OSError),
+            )  # fmt: skip
+            self.shared_state.fail(f"the {self.name} file failed: {error}")
+            self._abandon()
+
+    def step(self, *, final: bool = False) -> None:
+        """Take what is there, and write what is due."""
+        items = self._pipe.get_many(0 if final else min(TICK_SECONDS, self._flush_seconds))
+        at = now()
+        if self._file.due(at):
+            # Rows taken before the hour ended belong to it; those just taken to the new one.
+            self._write(len(self._waiting))
+            self._open(at)
+        self._waiting.extend((at, item) for item in items)
+        whole_batches = len(self._waiting) // self._batch_size * self._batch_size
+        if final or self._due(at):
+            self._write(len(self._waiting))
+            self._file.sync()
+            self._flushed_at = time.monotonic()
+        elif whole_batches:
+            self._write(whole_batches)
+
+    def _due(self, at: datetime) -> bool:
+        if self.flush_wanted():
+            return True
+        # Both clocks: a wall clock that was set back must not keep rows in memory.
+        waited = time.monotonic() - self._flushed_at
+        waited_by_now = at.timestamp() - self._waiting[0][0].timestamp() if self._waiting else 0.0
+        return max(waited, waited_by_now) >= self._flush_seconds
+
+    def _open(self, at: datetime) -> None:
+        self._file.open(at)
+        if self._file.torn is not None:
+            self.shared_state.logger.warning(
+                "%s file %s ended in a torn row, moved to %s", self.name, self._file.path, self._file.torn
+            )
+            self._file.torn = None
+
+    def _write(self, count: int) -> None:
+        if not count:
+            return
+        taken = [self._waiting.popleft() for _ in range(count)]
+        self._file.write(format_rows([self.row(at, item) for at, item in taken]))
+        self.written([item for _, item in taken])
+
+    def _abandon(self) -> None:
+        """The file is lost: close it if that still works, and keep the pipe from filling memory until all have ended."""
+        try:
+            self._file.close()
+        except OSError as error:
+            self.shared_state.logger.error("closing the %s file failed as well: %s", self.name, error)  # noqa: TRY400 - one line will do
+        while not self._pipe.ended:
+            self._pipe.get_many(TICK_SECONDS)
+
+
+class BackupWriter(CsvWriter):
+    """Writes every polled message."""
+
+    name = "backup"
+    columns = BACKUP_COLUMNS
+
+    def __init__(self, shared_state: SharedState) -> None:
+        config = shared_state.config
+        super().__init__(shared_state, shared_state.backup_csv_queue, config.backup_path, config.csv_batch_size)
+
+    def row(self, at: datetime, item: Any) -> tuple[Any, ...]:
+        """Return a message as a row."""
+        key, value, encoding = encode_pair(item.key(), item.value())
+        return (
+            at.isoformat(), item.topic(), item.partition(), item.offset(), timestamp_of(item), key, value,
+            encode_headers(headers_of(item)), encoding,
+        )  # fmt: skip
+
+    def written(self, items: list[Any]) -> None:
+        """Count them."""
+        self.shared_state.counters.backup_written += len(items)
+
+    def flush_wanted(self) -> bool:
+        """Nobody waits for the backup."""
+        return False
+
+
+class DeadLetterWriter(CsvWriter):
+    """Writes the dead letters, each synced before its offset may be committed."""
+
+    name = "dead-letter"
+    columns = DLQ_COLUMNS
+
+    def __init__(self, shared_state: SharedState) -> None:
+        config = shared_state.config
+        self._letters = shared_state.dlq_queue
+        super().__init__(shared_state, self._letters, config.dlq_path, config.dlq_csv_batch_size)
+        # The last dead letters for the console: (seconds since the epoch, record). Written by this thread alone; a reader
+        # gets a whole tuple.
+        self.tail: tuple[tuple[float, DeadLetter], ...] = ()
+
+    def row(self, at: datetime, item: Any) -> tuple[Any, ...]:
+        """Return a dead letter as a row."""
+        letter = as_letter(item)
+        key, value, encoding = encode_pair(letter.key, letter.value)
+        return (
+            at.isoformat(), letter.topic, letter.partition, letter.offset, letter.timestamp, key, value,
+            encode_headers(letter.headers), encoding, letter.error_type, letter.error_message, letter.stack_trace,
+            letter.attempts, letter.worker_id,
+        )  # fmt: skip
+
+    def written(self, items: list[Any]) -> None:
+        """Sync, then let their offsets go."""
+        self._file.sync()
+        self._letters.written(items)
+        self.shared_state.counters.dlq_written += len(items)
+        seconds = now().timestamp()
+        # Cut: fifty dead letters of 10 MB each have no place in memory. The file holds them whole.
+        fresh = tuple((seconds, _cut(as_letter(item))) for item in items[-DLQ_TAIL:])
+        self.tail = (self.tail + fresh)[-DLQ_TAIL:]
+
+    def flush_wanted(self) -> bool:
+        """The commit loop waits for a failed message."""
+        return bool(self._waiting) and self._letters.flush_wanted
+
+
+def _cut(letter: DeadLetter) -> DeadLetter:
+    return dataclasses.replace(
+        letter,
+        key=None if letter.key is None else letter.key[:TAIL_BYTES],
+        value=None if letter.value is None else letter.value[:TAIL_BYTES],
+    )
+
+
+def as_letter(item: Any) -> DeadLetter:
+    """Return a dead letter; a bare message put by hand becomes one without evidence."""
+    return item if isinstance(item, DeadLetter) else dead_letter(item, LookupError("put without an error"), 0, None)
+
+
+def backup_csv_loop(shared_state: SharedState) -> None:
+    """Write what comes through ``backup_csv_queue`` until the consumer has stopped and the queue is empty."""
+    BackupWriter(shared_state).run()
+
+
+def dlq_csv_loop(shared_state: SharedState) -> None:
+    """Write what comes through ``dlq_queue`` until the consumer has stopped and the queue is empty."""
+    DeadLetterWriter(shared_state).run()
+
+

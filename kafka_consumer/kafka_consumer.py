@@ -1,0 +1,329 @@
+"""The whole: builds the parts, starts their threads, and takes them down in the order in which nothing is lost.
+
+    polling ──► processing queue ──► workers ──► processed queue ──► commit
+        └─────► backup queue ─► file     └─────► dead-letter queue ─► file
+
+Shutdown follows the flow. Polling stops taking messages, though it keeps the group membership alive; the workers finish what
+was taken; the files are synced; then the last commit; then the group is left. Each pipe is held open by this module until
+the threads that write into it have ended.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from confluent_kafka import KafkaException
+
+from kafka_consumer.client import Client
+from kafka_consumer.config import KafkaConsumerConfig
+from kafka_consumer.csv_writers import BackupWriter, DeadLetterWriter
+from kafka_consumer.errors import ClientClosedError, ConfigError, FilesInUseError, RequestTimeoutError
+from kafka_consumer.file_lock import FileLocks
+from kafka_consumer.logs import LogTail
+from kafka_consumer.offset_manager import Committer
+from kafka_consumer.polling_thread import Poller
+from kafka_consumer.shared_state import SharedState
+from kafka_consumer.signal_handler import SignalHandler
+from kafka_consumer.snapshot import Snapshot
+from kafka_consumer.snapshot_builder import SnapshotBuilder
+from kafka_consumer.types import Phase, TopicPartitionKey, WorkerState
+from kafka_consumer.worker_pool import WorkerPool
+
+CLOSE_SECONDS = 10.0  # how long leaving the group may take before it is given up
+USAGE_EXIT_CODE = 2
+
+
+class KafkaConsumer:
+    """A consumer: ``run()`` does all of it; or ``start()``, ``stop()``, ``join()``. It is used once.
+
+    ``consumer`` may be given: anything with ``confluent_kafka.Consumer``'s methods; it is subscribed and closed here. Every public
+    method may be called from any thread; ``run`` installs signal handlers when it is called in the main thread.
+    """
+
+    def __init__(self, config: KafkaConsumerConfig, consumer: Any = None) -> None:
+        self.config = config
+        self.shared_state = SharedState(config)
+        self.exit_code: int | None = None
+        self._client = Client(consumer)
+        self._committer = Committer(self.shared_state, self._client)
+        self._pool = WorkerPool(self.shared_state)
+        self._dead_letters = DeadLetterWriter(self.shared_state)
+        self._backup = BackupWriter(self.shared_state) if config.backup_mode != "off" else None
+        self._log_tail = LogTail()
+        self._locks = FileLocks([config.dlq_path] + ([config.backup_path] if self._backup else []))
+        self._poller: Poller | None = None
+        self._polled_out = threading.Event()  # the polling thread takes no more messages
+        self._leave = threading.Event()  # all is committed: the polling thread may close the consumer
+        self._ended = threading.Event()
+        self._builder: SnapshotBuilder | None = None
+        self._threads: dict[str, threading.Thread] = {}
+
+    # --- life -----------------------------------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Start, wait for the end, and return the exit code: 0 stopped, 1 failed, 2 not startable as configured."""
+        signals = SignalHandler(lambda: self.stop("stopped by a signal"))
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if in_main_thread:
+            signals.register()
+        try:
+            self.start()
+            self.join()
+        except (ConfigError, FilesInUseError) as error:
+            self.shared_state.logger.error("%s", error)  # noqa: TRY400 - a user's mistake gets one line
+            self.exit_code = USAGE_EXIT_CODE
+        finally:
+            if in_main_thread:
+                signals.restore()
+        return 1 if self.exit_code is None else self.exit_code
+
+    def start(self) -> None:
+        """Start the threads and return. Errors: ``ConfigError``, ``FilesInUseError``; nothing runs then."""
+        if self.config.executor == "process":
+            raise ConfigError("executor: expected 'thread' in this version, got 'process'")
+        try:
+            self._locks.acquire()
+        except OSError as error:
+            raise ConfigError(f"the files of backup_path and dlq_path can't be locked: {error}") from error
+        self.shared_state.logger.addHandler(self._log_tail)
+        try:
+            self._poller = self._connect()
+        except BaseException:
+            self._locks.release()
+            self.shared_state.logger.removeHandler(self._log_tail)
+            raise
+        self._builder = SnapshotBuilder(self.shared_state, self._poller, self._pool, self._committer, self._dead_letters, self._log_tail)
+        for pipe in self._pipes():
+            pipe.hold()
+        self._spawn("dead-letters", self._dead_letters.run)
+        if self._backup is not None:
+            self._spawn("backup", self._backup.run)
+        self._spawn("commit", self._committer.run)
+        self._pool.start()
+        self._spawn("polling", self._poll)
+        self._spawn("shutdown", self._shut_down)
+        self.shared_state.lifecycle.advance(Phase.RUNNING)
+        self.shared_state.logger.info(
+            "consuming %s as %s with %d workers%s", self.config.topic, self.config.group_id, self.config.worker_count,
+            "; dev mode: nothing will be committed" if self.shared_state.dev_mode.is_set() else "",
+        )  # fmt: skip
+
+    def stop(self, reason: str = "stopped by the operator") -> None:
+        """Ask for a clean end; returns at once."""
+        self.shared_state.stop(reason)
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for the end, up to ``timeout`` seconds; returns whether it has come."""
+        return self._ended.wait(timeout)
+
+    # --- the operator ---------------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """Return a frozen picture of this moment. Built for the caller; nothing is kept up to date for its sake."""
+        if self._builder is None:
+            return SnapshotBuilder(self.shared_state, None, self._pool, self._committer, self._dead_letters, self._log_tail).build()
+        return self._builder.build()
+
+    def pause(self, partitions: Iterable[TopicPartitionKey] | None = None) -> None:
+        """Stop taking messages, of all or of some partitions; what was taken is finished."""
+        keys = None if partitions is None else set(partitions)
+        self._ask(lambda poller: poller.pause(keys))
+        self.shared_state.logger.info("paused: %s", _name(keys))
+
+    def resume(self, partitions: Iterable[TopicPartitionKey] | None = None) -> None:
+        """Take messages again, of all or of some partitions."""
+        keys = None if partitions is None else set(partitions)
+        self._ask(lambda poller: poller.resume(keys))
+        self.shared_state.logger.info("resumed: %s", _name(keys))
+
+    def set_dev_mode(self, enabled: bool) -> None:
+        """Switch commits off (dev mode) or on. What dev mode let go of is committed once it is off."""
+        dev_mode = self.shared_state.dev_mode
+        if enabled:
+            dev_mode.set()
+        else:
+            if self._poller is not None:
+                for assignment in self._poller.partitions.open.values():
+                    assignment.unsettle()
+            dev_mode.clear()
+        self.shared_state.logger.info("dev mode %s", "on: nothing is committed" if enabled else "off: commits go on")
+
+    def set_workers(self, count: int) -> None:
+        """Change the number of workers. Errors: ``ConfigError`` out of 1..1000."""
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 1000:
+            raise ConfigError(f"worker_count: expected an integer from 1 to 1,000, got {count!r}")
+        self._pool.resize(count)
+        self.shared_state.logger.info("%d workers", count)
+
+    def set_log_level(self, level: str) -> None:
+        """Change the log level. Errors: ``ConfigError`` for an unknown one."""
+        self.shared_state.set_log_level(level)
+
+    def set_rate_limit(self, per_second: float | None) -> None:
+        """Take at most so many messages a second; None for no limit. Errors: ``ConfigError`` below 1."""
+        if per_second is not None and (isinstance(per_second, bool) or not isinstance(per_second, int | float) or per_second < 1):
+            raise ConfigError(f"per_second: expected None or a number of at least 1, got {per_second!r}")
+        self._ask(lambda poller: setattr(poller, "rate_limit", per_second))
+        self.shared_state.logger.info("rate limit: %s", "none" if per_second is None else f"{per_second:g} messages a second")
+
+    def _ask(self, request: Callable[[Poller], None]) -> None:
+        """Have the polling thread do something. Errors: ``ClientClosedError`` when it has ended, ``RequestTimeoutError``."""
+        poller = self._poller
+        if poller is None:
+            raise ClientClosedError("the consumer isn't running")
+        self._client.call(lambda: request(poller))
+
+    # --- building -------------------------------------------------------------------------------------------------------------
+
+    def _connect(self) -> Poller:
+        holder: list[Poller] = []
+        if self._client.consumer is None:
+            try:
+                self._client.connect(client_options(self.config, lambda error: holder[0].errors.on_client_error(error)))
+            except KafkaException as error:
+                raise ConfigError(f"kafka_options: {_without_values(error, self.config)}") from None
+        poller = Poller(self.shared_state, self._client.consumer, self._committer, self._client.serve)
+        poller.partitions.subscribed = True
+        holder.append(poller)
+        return poller
+
+    def _pipes(self) -> list[Any]:
+        state = self.shared_state
+        return [state.processing_queue, state.dlq_queue, state.backup_csv_queue, state.processed_queue]
+
+    def _spawn(self, name: str, work: Callable[[], None]) -> None:
+        def guarded() -> None:
+            try:
+                work()
+            except Exception as error:
+                self.shared_state.logger.critical("the %s thread failed: %s: %s", name, type(error).__name__, error, exc_info=True)
+                self.shared_state.fail(f"the {name} thread failed: {error}")
+
+        thread = self._threads[name] = threading.Thread(target=guarded, name=name, daemon=True)
+        thread.start()
+
+    # --- the polling thread ---------------------------------------------------------------------------------------------------
+
+    def _poll(self) -> None:
+        poller = self._poller
+        assert poller is not None  # noqa: S101 - for the type checker: start() has set it
+        self._client.own()
+        callbacks = poller.partitions
+        try:
+            self._client.consumer.subscribe(
+                [self.config.topic], on_assign=callbacks.on_assign, on_revoke=callbacks.on_revoke, on_lost=callbacks.on_lost
+            )
+            poller.run()
+            self._polled_out.set()
+            poller.linger(self._leave)
+        finally:
+            self.shared_state.stop("polling ended")
+            self._polled_out.set()
+            try:
+                # A crash of polling: others may still finish and commit through this thread before the consumer is closed.
+                while not self._leave.wait(0.02):
+                    self._client.serve()
+                self._client.close()
+            finally:
+                self._client.disown()
+
+    # --- the shutdown thread --------------------------------------------------------------------------------------------------
+
+    def _shut_down(self) -> None:
+        state = self.shared_state
+        self._polled_out.wait()
+        state.lifecycle.advance(Phase.DRAINING)
+        waiting = state.processing_queue.qsize() + state.processing_queue.taken
+        state.logger.info("%s; draining %d messages", state.lifecycle.stop_reason, waiting)
+        state.processing_queue.let_go()
+        self._join_workers()
+        state.dlq_queue.let_go()
+        state.backup_csv_queue.let_go()
+        self._join("dead-letters")
+        if self._backup is not None:
+            self._join("backup")
+        state.processed_queue.let_go()
+        if not self._join("commit", self.config.shutdown_timeout_seconds + CLOSE_SECONDS):
+            self._fail("the last commit got no answer from Kafka")
+        elif not self._committer.clean:
+            self._fail(f"finished work stays uncommitted: {self._uncommitted():,} messages will be repeated after a restart")
+        self._leave.set()
+        if not self._join("polling", CLOSE_SECONDS):
+            state.logger.error("leaving the group got no answer from Kafka within %g s: given up", CLOSE_SECONDS)
+        self._locks.release()
+        self._end()
+
+    def _join_workers(self) -> None:
+        warn_after = self.config.shutdown_warning_seconds
+        while not self._pool.join(warn_after):
+            busy = [s for s in self._pool.statuses() if s.state is WorkerState.BUSY]
+            names = ", ".join(f"worker {s.id} ({s.topic}-{s.partition}@{s.offset}, {time.monotonic() - s.since:.0f} s)" for s in busy[:20])
+            self.shared_state.logger.warning("still draining after %g s, waiting for %d workers: %s", warn_after, len(busy), names)
+
+    def _join(self, name: str, timeout: float | None = None) -> bool:
+        thread = self._threads[name]
+        thread.join(timeout)
+        return not thread.is_alive()
+
+    def _fail(self, reason: str) -> None:
+        self.shared_state.logger.error("%s", reason)
+        self.shared_state.fail(reason)
+
+    def _uncommitted(self) -> int:
+        return 0 if self._poller is None else sum(a.uncommitted for a in self._poller.partitions.open.values())
+
+    def _end(self) -> None:
+        state = self.shared_state
+        failed = state.lifecycle.failed
+        self.exit_code = 1 if failed else 0
+        state.lifecycle.advance(Phase.FAILED if failed else Phase.STOPPED)
+        c = state.counters
+        state.logger.info(
+            "ended: %d polled, %d processed, %d failed (%d dead letters written), %d backed up, %d not backed up; %s",
+            c.polled, c.processed, c.failed, c.dlq_written, c.backup_written, c.backup_skipped, state.lifecycle.stop_reason,
+        )  # fmt: skip
+        state.logger.removeHandler(self._log_tail)
+        self._ended.set()
+
+
+def client_options(config: KafkaConsumerConfig, on_error: Callable[[Any], None] | None = None) -> dict[str, Any]:
+    """Return librdkafka's options for a configuration: ours, then the user's on top."""
+    options: dict[str, Any] = {
+        "bootstrap.servers": config.bootstrap_servers,
+        "group.id": config.group_id,
+        "client.id": "kc",
+        "auto.offset.reset": "earliest",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        # The end of a partition lets a commit pass the transaction markers there, and a stop target see that it can't come.
+        "enable.partition.eof": True,
+        # The prefetch counts against memory, too.
+        "queued.max.messages.kbytes": 16_384,
+        "queued.min.messages": 10_000,
+        "fetch.queue.backoff.ms": 100,
+    }
+    if config.kafka_options.get("group.protocol", "classic") == "classic":
+        options["partition.assignment.strategy"] = "cooperative-sticky"
+    options.update(config.kafka_options)
+    if on_error is not None:
+        options["error_cb"] = on_error
+    return options
+
+
+def _without_values(error: KafkaException, config: KafkaConsumerConfig) -> str:
+    """Return what librdkafka says about an option, without the values it may quote."""
+    text = str(error.args[0].str()) if error.args and hasattr(error.args[0], "str") else str(error)
+    for value in sorted((str(v) for v in config.kafka_options.values()), key=len, reverse=True):
+        if value:
+            text = text.replace(value, "[hidden]")
+    return text
+
+
+def _name(keys: set[TopicPartitionKey] | None) -> str:
+    return "all partitions" if keys is None else ", ".join(f"{topic}-{partition}" for topic, partition in sorted(keys))
+
+
+__all__ = ["ClientClosedError", "KafkaConsumer", "RequestTimeoutError", "client_options"]

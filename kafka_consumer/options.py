@@ -1,0 +1,88 @@
+"""The settings as click options, the same for ``kc`` and ``kc-tui``, grouped in the help.
+
+::
+
+    @click.command(cls=GroupedCommand)
+    @consumer_options
+    def command(**given): settings = settings_from(given)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+from kafka_consumer.config import REQUIRED
+from kafka_consumer.settings import Settings, load_settings, show
+from kafka_consumer.settings_table import SETTINGS, Setting
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class GroupedOption(click.Option):
+    """An option that knows its section of the help."""
+
+    def __init__(self, *args: Any, section: str = "Other", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
+class _Grouped(click.Command):
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options by section, in the order in which the sections appear; the ungrouped ones last."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(getattr(param, "section", "Other"), []).append(record)
+        other = sections.pop("Other", None)
+        if other is not None:
+            sections["Other"] = other
+        for section, records in sections.items():
+            with formatter.section(section if section != "Other" or len(sections) > 1 else "Options"):
+                formatter.write_dl(records)
+
+
+class GroupedCommand(_Grouped):
+    """A command whose help shows its options by section."""
+
+
+class GroupedGroup(_Grouped, click.Group):
+    """A group whose help shows its options by section, then its commands."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options by section, then the commands."""
+        super().format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
+def _option(setting: Setting) -> Callable[[F], F]:
+    text = setting.help
+    if setting.default not in (None, REQUIRED) and not setting.multiple and setting.default is not False:
+        text += f" [default: {show(setting.key, setting.default)}]"
+    if setting.flag:
+        names = f"--{setting.name}/--no-{setting.name}"
+        return click.option(names, setting.key, cls=GroupedOption, section=setting.section, default=None, help=text)
+    # Every value stays text here, so that all mistakes are reported at once and in the same words as those of the other sources.
+    return click.option(
+        setting.option, setting.key, cls=GroupedOption, section=setting.section, metavar=setting.metavar,
+        multiple=setting.multiple, default=None, help=text,
+    )
+
+
+def consumer_options(command: F) -> F:
+    """Add ``--config`` and every setting to a command; they arrive as keyword arguments, by the configuration's name."""
+    for setting in reversed(list(SETTINGS.values())):
+        command = _option(setting)(command)
+    config = click.option(
+        "--config", "config", cls=GroupedOption, section="Settings", metavar="FILE", default=None,
+        help="A kc.toml; KC_CONFIG names one, too. [default: ./kc.toml if there is one]",
+    )
+    return config(command)
+
+
+def settings_from(given: Mapping[str, Any]) -> Settings:
+    """Load the settings from the keyword arguments that ``consumer_options`` gave a command."""
+    return load_settings({key: value for key, value in given.items() if key in SETTINGS}, config=given.get("config"))

@@ -1,0 +1,142 @@
+"""What polling can run into: errors that pass, errors that don't, and a topic that isn't there. Used by the polling thread alone."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from confluent_kafka import KafkaError, KafkaException
+
+if TYPE_CHECKING:
+    from kafka_consumer.rebalance import Partitions
+    from kafka_consumer.shared_state import SharedState
+
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 5.0  # well below any sensible max.poll.interval.ms
+UNKNOWN_TOPIC_SECONDS = 30.0  # how long a topic that was there may be missing, while brokers restart
+METADATA_SECONDS = 5.0
+FIRST_UNREACHABLE_SECONDS = 1.0  # between two lines about brokers that can't be reached; doubled up to the longest
+LONGEST_UNREACHABLE_SECONDS = 30.0
+
+REFUSED = {
+    KafkaError._AUTHENTICATION,
+    KafkaError.SASL_AUTHENTICATION_FAILED,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.TOPIC_EXCEPTION,
+}
+UNKNOWN_TOPIC = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}
+UNREACHABLE = {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE, KafkaError._SSL}
+
+
+class PollErrors:
+    """Decides what an error of the consumer means: wait and go on, or end with a clear reason."""
+
+    def __init__(self, shared_state: SharedState, consumer: Any, partitions: Partitions) -> None:
+        self._shared_state = shared_state
+        self._consumer = consumer
+        self._partitions = partitions
+        self._topic = shared_state.config.topic
+        self._pause = FIRST_PAUSE_SECONDS
+        self._unknown_since: float | None = None
+        self._asked_at = 0.0
+        self._unreachable_at = 0.0
+        self._unreachable_pause = FIRST_UNREACHABLE_SECONDS
+
+    def is_end(self, error: Any) -> bool:
+        """Whether this is the end of a partition, which is no error."""
+        return _code(error) == KafkaError._PARTITION_EOF
+
+    def none(self) -> None:
+        """Messages came: all is well again."""
+        self._pause = FIRST_PAUSE_SECONDS
+        self._unreachable_pause = FIRST_UNREACHABLE_SECONDS
+        self._unknown_since = None
+
+    def raised(self, exception: KafkaException) -> None:
+        """A call of the consumer raised."""
+        self.came(exception.args[0] if exception.args else exception)
+
+    def came(self, error: Any) -> None:
+        """A polled message was an error: log it, and pause for a growing while; end when it can't pass."""
+        if self._final(error):
+            return
+        self._shared_state.counters.poll_errors += 1
+        if _code(error) in UNKNOWN_TOPIC and self._partitions.subscribed:
+            if self._unknown_since is None:
+                self._unknown_since = time.monotonic()
+                self._asked_at = 0.0
+            return
+        self._shared_state.logger.error("poll error, going on in %.1f s: %s", self._pause, _text(error))
+        self._shared_state.shutdown_event.wait(self._pause)
+        self._pause = min(LONGEST_PAUSE_SECONDS, self._pause * 2)
+
+    def on_client_error(self, error: KafkaError) -> None:
+        """librdkafka's error callback, inside a poll; must not raise. Brokers that can't be reached, refused authentication."""
+        if self._final(error):
+            return
+        if _code(error) not in UNREACHABLE:
+            self._shared_state.logger.error("Kafka client: %s", _text(error))
+            return
+        now = time.monotonic()
+        if now - self._unreachable_at < self._unreachable_pause:
+            return
+        if self._unreachable_at:
+            self._unreachable_pause = min(LONGEST_UNREACHABLE_SECONDS, self._unreachable_pause * 2)
+        self._unreachable_at = now
+        self._shared_state.logger.error(
+            "no connection to Kafka at %s, trying again: %s", self._shared_state.config.bootstrap_servers, _text(error)
+        )
+
+    def look(self) -> None:
+        """Decide about a topic that was reported unknown: at once when it never was there, else when it doesn't come back."""
+        if self._unknown_since is None:
+            return
+        now = time.monotonic()
+        if now - self._asked_at < METADATA_SECONDS:
+            return
+        self._asked_at = now
+        if self._topic_exists():
+            self._unknown_since = None
+            return
+        if self._partitions.ever_assigned and now - self._unknown_since < UNKNOWN_TOPIC_SECONDS:
+            self._shared_state.logger.error("topic %r is unknown to the brokers; waiting for it to come back", self._topic)
+            return
+        self._end(f"topic {self._topic!r} doesn't exist: create it, or check the name")
+
+    def _topic_exists(self) -> bool:
+        try:
+            metadata = self._consumer.list_topics(self._topic, timeout=METADATA_SECONDS)
+        except KafkaException:
+            return True  # no answer is no proof
+        topic = metadata.topics.get(self._topic)
+        return topic is not None and (topic.error is None or topic.error.code() not in UNKNOWN_TOPIC)
+
+    def _final(self, error: Any) -> bool:
+        code = _code(error)
+        if code in REFUSED:
+            self._end(f"Kafka refuses access: {_text(error)}")
+            return True
+        fatal = getattr(error, "fatal", None)
+        if callable(fatal) and fatal() is True:
+            self._end(f"fatal error of the Kafka client: {_text(error)}")
+            return True
+        if code in UNKNOWN_TOPIC and not self._partitions.subscribed:
+            self._end(f"topic {self._topic!r} doesn't exist: {_text(error)}")
+            return True
+        return False
+
+    def _end(self, reason: str) -> None:
+        self._shared_state.logger.critical("%s; stopping", reason)
+        self._shared_state.fail(reason)
+
+
+def _code(error: Any) -> Any:
+    code = getattr(error, "code", None)
+    return code() if callable(code) else None
+
+
+def _text(error: Any) -> str:
+    text = getattr(error, "str", None)
+    return str(text()) if callable(text) else str(error)

@@ -1,0 +1,429 @@
+"""The polling thread: polls batches, hands them to the backup and to the workers, waits when they can't keep up.
+
+It never blocks for long: requests of other threads are served between two polls, and the broker must hear from the member
+within ``max.poll.interval.ms`` however slow the processor is. So when the queue stays full the partitions are paused, and
+polling goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from confluent_kafka import KafkaException, TopicPartition
+
+from kafka_consumer.chunk import Chunk, Completion
+from kafka_consumer.dead_letter import dead_letter, timestamp_of
+from kafka_consumer.poll_errors import PollErrors
+from kafka_consumer.rebalance import Commits, Partitions
+from kafka_consumer.stop_targets import StopTargets
+
+if TYPE_CHECKING:
+    import threading
+
+    from kafka_consumer.assignment import Assignment
+    from kafka_consumer.ports import MessageLike
+    from kafka_consumer.shared_state import SharedState
+    from kafka_consumer.types import TopicPartitionKey
+
+MAX_BATCH = 2000  # messages a poll
+POLL_SECONDS = 0.05  # also how long another thread's request may have to wait
+ROOM_SECONDS = 0.02  # how long the loop waits for room before it serves requests again
+PAUSE_AFTER_SECONDS = 1.0  # a queue that stays full for this long gets the partitions paused
+BACKUP_WAIT_SECONDS = 0.1  # how long a batch waits for the backup at the most, before rows are skipped
+WARN_SECONDS = 10.0  # between two warnings of the same kind
+DLQ_DEPTH = 10_000  # dead letters that may wait for the disk
+WATERMARK_SECONDS = 1.0
+LOOKED_SECONDS = 10.0  # watermarks are asked for only while somebody has looked within this time
+
+
+class Poller:
+    """The polling loop. All of its state belongs to its thread, but for what a comment says is read elsewhere."""
+
+    def __init__(
+        self,
+        shared_state: SharedState,
+        consumer: Any,
+        commits: Commits | None = None,
+        serve: Callable[[], None] = lambda: None,
+    ) -> None:
+        config = shared_state.config
+        self._shared_state = shared_state
+        self._config = config
+        self._consumer = consumer
+        self._serve = serve
+        self._queue = shared_state.processing_queue
+        self._counters = shared_state.counters
+        self.partitions = Partitions(shared_state, commits, serve)
+        self.targets = StopTargets(config.stop_at_offset, config.topic)
+        self.errors = PollErrors(shared_state, consumer, self.partitions)
+        self._bulk = callable(getattr(consumer, "consume", None))
+        self._poll_seconds = min(POLL_SECONDS, config.commit_interval_seconds)
+        self._held: list[MessageLike] = []  # came although the partitions were paused
+        self._full_since: float | None = None
+        self._pressed = False  # paused because of back-pressure
+        self._lingering = False
+        self._paused: set[TopicPartitionKey] = set()  # what the consumer was told to pause
+        self._warned_backup = 0.0
+        self._allowance = 0.0
+        self._allowed_at = time.monotonic()
+        self._watched_at = 0.0
+        # Written by the console's thread, read here; single fields.
+        self.rate_limit: float | None = None  # messages a second
+        self.looked_at = 0.0  # monotonic: when somebody last asked for a snapshot
+        # Written by this thread, read by snapshots; replaced as a whole.
+        self.watermarks: dict[TopicPartitionKey, int] = {}
+        self.operator_paused: frozenset[TopicPartitionKey] | None = frozenset()  # None: all
+
+    def run(self) -> None:
+        """Poll until ``running`` is clear."""
+        while self._shared_state.running.is_set():
+            self.step()
+        if self._held:
+            self._shared_state.logger.info("%d polled messages weren't begun: they will be polled again", len(self._held))
+
+    def step(self) -> None:
+        """Poll once, or wait once."""
+        self._serve()
+        room = self._room()
+        self._apply_pauses()
+        if room <= 0:
+            return
+        if self._held:
+            batch, self._held = self._held[:room], self._held[room:]
+        else:
+            batch = self._fetch(min(room, MAX_BATCH), self._poll_seconds)
+        if batch:
+            self._take(batch)
+        self.errors.look()
+        self._watch()
+
+    def linger(self, until: threading.Event) -> None:
+        """Keep the membership alive, without taking messages, until the workers have drained and all is committed."""
+        self._lingering = True
+        while not until.is_set():
+            self._serve()
+            self._apply_pauses()
+            # A message that comes in spite of the pause isn't delivered, so its offset isn't committed: it will be polled again.
+            self._note_ends(self._fetch(1, self._poll_seconds))
+            self._watch()
+
+    # --- room -------------------------------------------------------------------------------------------------------------
+
+    def _room(self) -> int:
+        """Return how many messages may be polled now; waits a moment when none may, and pauses when that lasts."""
+        room = self._queue.room()
+        if self._pressed and room < self._config.queue_size // 2:
+            room = 0  # hysteresis: a pause throws prefetched messages away, so it must be worth it
+        if self._letters_full():
+            room = 0
+        if room <= 0:
+            room = 0 if self._pressed or self._letters_full() else self._queue.wait_for_room(ROOM_SECONDS)
+        if room <= 0:
+            self._stay_alive()
+            return 0
+        self._full_since = None
+        self._pressed = False
+        return self._within_rate(self._with_backup(room))
+
+    def _letters_full(self) -> bool:
+        letters = self._shared_state.dlq_queue
+        return letters.bytes + self._queue.in_flight_bytes > self._config.max_inflight_bytes or len(letters.queue) > DLQ_DEPTH
+
+    def _stay_alive(self) -> None:
+        now = time.monotonic()
+        if self._full_since is None:
+            self._full_since = now
+        if now - self._full_since < PAUSE_AFTER_SECONDS or not self._can_pause():
+            if self._letters_full():
+                self._shared_state.shutdown_event.wait(ROOM_SECONDS)
+            return
+        if not self._pressed:
+            self._pressed = True
+            self._shared_state.logger.info("back-pressure: polling is paused until the workers catch up")
+            self._apply_pauses()
+        if not self._held:
+            self._keep(self._fetch(1, self._poll_seconds))
+        self._watch()
+
+    def _keep(self, late: list[MessageLike]) -> None:
+        """Lose nothing that came although the partitions were paused (just assigned, or a source that knows no pause)."""
+        if self.partitions.subscribed:
+            self._take(late)  # one more than fits; held back, it could outlive its assignment
+        else:
+            self._held = late
+
+    def _with_backup(self, room: int) -> int:
+        """Give the backup a moment to catch up: its rows are skipped only when it is really too slow."""
+        if self._config.backup_mode == "off":
+            return room
+        free = self._shared_state.backup_csv_queue.wait_for_room(BACKUP_WAIT_SECONDS)
+        return min(room, free) if free > 0 else room
+
+    def _within_rate(self, room: int) -> int:
+        limit = self.rate_limit
+        if limit is None:
+            return room
+        now = time.monotonic()
+        self._allowance = min(limit, self._allowance + (now - self._allowed_at) * limit)
+        self._allowed_at = now
+        if self._allowance < 1:
+            self._shared_state.shutdown_event.wait(min(ROOM_SECONDS, 1 / limit))
+            return 0
+        return min(room, int(self._allowance))
+
+    # --- pausing ----------------------------------------------------------------------------------------------------------
+
+    def pause(self, keys: set[TopicPartitionKey] | None) -> None:
+        """Pause partitions (None: all) for the operator. Called through ``serve``, in this thread."""
+        if keys is None or self.operator_paused is None:
+            self.operator_paused = None
+        else:
+            self.operator_paused |= keys
+
+    def resume(self, keys: set[TopicPartitionKey] | None) -> None:
+        """Resume partitions (None: all) for the operator. Called through ``serve``, in this thread."""
+        if keys is None:
+            self.operator_paused = frozenset()
+            return
+        paused = frozenset(self.partitions.open) if self.operator_paused is None else self.operator_paused
+        self.operator_paused = paused - keys
+
+    def _can_pause(self) -> bool:
+        return callable(getattr(self._consumer, "pause", None)) and bool(self.partitions.open)
+
+    def _wanted_pauses(self) -> set[TopicPartitionKey]:
+        ours = set(self.partitions.open)
+        if self._pressed or self._lingering or self.operator_paused is None:
+            return ours
+        return ours & (self.operator_paused | self.targets.reached)
+
+    def _apply_pauses(self) -> None:
+        """Tell the consumer what changed. A pause survives a revocation inside librdkafka: what comes back is told again."""
+        wanted = self._wanted_pauses()
+        if self.partitions.changed:
+            self.partitions.changed = False
+            self._paused = set(self.partitions.open) - wanted
+        if wanted == self._paused or not self._can_pause():
+            return
+        try:
+            if wanted - self._paused:
+                self._consumer.pause([_tp(key) for key in wanted - self._paused])
+            if self._paused - wanted:
+                self._consumer.resume([_tp(key) for key in self._paused - wanted if key in self.partitions.open])
+            self._paused = wanted
+        except KafkaException as error:
+            self._shared_state.logger.warning("pausing or resuming partitions failed, will be tried again: %s", error)
+
+    # --- polling ----------------------------------------------------------------------------------------------------------
+
+    def _fetch(self, count: int, timeout: float) -> list[MessageLike]:
+        """Poll up to ``count`` messages; wait up to ``timeout`` seconds for the first, and no longer for the others."""
+        begun = time.monotonic()
+        try:
+            first = self._consumer.poll(timeout)
+            if first is None:
+                if time.monotonic() - begun < timeout / 2:  # a source that doesn't wait must not make this loop spin
+                    self._shared_state.shutdown_event.wait(timeout / 10)
+                return []
+            batch = [first]
+            if count > 1 and self._bulk:
+                ours = self.partitions.open
+                more = self._consumer.consume(count - 1, 0)
+                if isinstance(more, list):
+                    return (batch if self._still(ours, first) else []) + more
+                self._bulk = False
+            while len(batch) < count and (message := self._consumer.poll(0)) is not None:
+                batch.append(message)
+        except KafkaException as error:
+            self.errors.raised(error)
+            return []
+        return batch
+
+    def _still(self, ours: dict[TopicPartitionKey, Assignment], message: MessageLike) -> bool:
+        """Whether a message belongs to today's assignment. Its partition may have gone and come back in the very next call; taken
+        for the first one of the new assignment, it would let a commit jump over those before it."""
+        if self.partitions.open is ours or message.error() is not None:
+            return True
+        key = (message.topic(), message.partition())
+        return ours.get(key) is self.partitions.open.get(key)
+
+    def _take(self, batch: list[MessageLike]) -> None:
+        if not batch:
+            return
+        at = time.monotonic()
+        if any([message.error() is not None for message in batch]):
+            self._note_ends(batch)
+            batch = [message for message in batch if message.error() is None]
+            if not batch:
+                return
+        self.errors.none()
+        chunks: list[Chunk] = []
+        for key, run in _runs(batch):
+            chunk = self._deliver(key, run, at)
+            if chunk is not None:
+                chunks.append(chunk)
+        for chunk in chunks:
+            self._back_up(chunk.messages)
+            self._counters.polled += len(chunk)
+        if self.rate_limit is not None:
+            self._allowance -= sum(map(len, chunks))
+        good = [checked for chunk in chunks if (checked := self._check(chunk)) is not None]
+        if good:
+            self._queue.put_chunks(good)
+        self._stop_at_targets()
+
+    def _deliver(self, key: TopicPartitionKey, run: list[MessageLike], at: float) -> Chunk | None:
+        assignment = self.partitions.of(key)
+        if assignment is None:
+            return None  # revoked in the poll that returned it: its next owner gets it
+        offsets = [message.offset() for message in run]
+        if self.targets:
+            keep = self.targets.within(key, offsets)
+            if keep < len(run):
+                run, offsets = run[:keep], offsets[:keep]
+            if not run:
+                return None
+        if assignment.position is not None and offsets[0] < assignment.position:
+            self._shared_state.logger.warning(
+                "%s-%d jumped back from offset %d to %d: it is processed again from there", *key, assignment.position, offsets[0]
+            )
+            assignment = self.partitions.renew(key)
+        first = assignment.delivered(offsets, at, timestamp_of(run[-1]))
+        return Chunk(run, assignment, range(first, first + len(run)))
+
+    def _back_up(self, run: list[MessageLike]) -> None:
+        if self._config.backup_mode == "off":
+            return
+        skipped = len(run) - self._shared_state.backup_csv_queue.put_many_nowait(run)
+        if not skipped:
+            return
+        self._counters.backup_skipped += skipped
+        now = time.monotonic()
+        if now - self._warned_backup >= WARN_SECONDS or not self._warned_backup:
+            self._warned_backup = now
+            self._shared_state.logger.warning(
+                "the backup queue is full: %d rows skipped, %d in all; processing goes on", skipped, self._counters.backup_skipped
+            )
+
+    def _check(self, chunk: Chunk) -> Chunk | None:
+        """Read the values once for all, and send those that aren't UTF-8 to the dead letters; None when nothing remains."""
+        try:
+            values = [message.value() for message in chunk.messages]
+            sizes = [0 if value is None else len(value) for value in values]
+        except Exception:  # noqa: BLE001 - a message that can't be read: its worker finds out which, and survives it
+            return chunk
+        chunk.size = sum(sizes)
+        if self._config.value_encoding == "utf-8":
+            bad = [index for index, value in enumerate(values) if not _is_text(value)]
+            if bad:
+                return self._without(chunk, bad)
+        if max(sizes) <= self._config.max_message_size:
+            chunk.values = values
+        return chunk
+
+    def _without(self, chunk: Chunk, bad: list[int]) -> Chunk | None:
+        assignment, sequences = chunk.assignment, chunk.sequences
+        assert assignment is not None and sequences is not None  # noqa: S101, PT018 - for the type checker: _deliver set both
+        for index in bad:
+            message = chunk.messages[index]
+            value = message.value()
+            try:
+                (value or b"").decode()
+            except UnicodeDecodeError as error:
+                self._shared_state.dlq_queue.put(dead_letter(message, error, 0, None))
+            self._shared_state.processed_queue.add(Completion(assignment, [sequences[index]], failed=True))
+        rest = [index for index in range(len(chunk)) if index not in set(bad)]
+        if not rest:
+            return None
+        messages = [chunk.messages[index] for index in rest]
+        good = Chunk(messages, assignment, [sequences[index] for index in rest])
+        return self._check(good)
+
+    def _note_ends(self, batch: Sequence[MessageLike]) -> None:
+        """Sort out what isn't a message: the ends of partitions, and errors."""
+        for message in batch:
+            error = message.error()
+            if error is None:
+                continue
+            if not self.errors.is_end(error):
+                self.errors.came(error)
+                continue
+            key = (message.topic(), message.partition())
+            end = message.offset()
+            assignment: Assignment | None = self.partitions.open.get(key)
+            if assignment is not None and end is not None and end >= 0:
+                assignment.reached_end(end)
+                self.watermarks = {**self.watermarks, key: max(end, self.watermarks.get(key, 0))}
+                self.targets.at_end(key, end)
+                # Nothing is finished by this; but the commit loop gets to know a partition in which nothing may ever be.
+                self._shared_state.processed_queue.add(Completion(assignment, range(0), failed=False))
+                self._stop_at_targets()
+
+    def _stop_at_targets(self) -> None:
+        if self.targets and self.targets.all_reached and self._shared_state.running.is_set():
+            self._shared_state.logger.info("stop target reached: %s", self.targets.describe())
+            self._shared_state.stop(f"stop target reached: {self.targets.describe()}")
+
+    # --- watermarks -------------------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Refresh the high watermarks, once a second, while somebody looks."""
+        now = time.monotonic()
+        if now - self._watched_at < WATERMARK_SECONDS or now - self.looked_at > LOOKED_SECONDS or not self.partitions.subscribed:
+            return
+        self._watched_at = now
+        marks = {}
+        for key in self.partitions.open:
+            try:
+                # Paused: librdkafka's own figure is frozen. One of them is asked of the broker, each in its turn.
+                _, high = self._consumer.get_watermark_offsets(_tp(key), cached=True)
+            except KafkaException:
+                continue
+            marks[key] = max(high, self.watermarks.get(key, 0))
+        paused = sorted(self._paused & set(marks))
+        if paused:
+            key = paused[int(now / WATERMARK_SECONDS) % len(paused)]
+            try:
+                _, marks[key] = self._consumer.get_watermark_offsets(_tp(key), timeout=0.5)
+            except KafkaException as error:
+                self._shared_state.logger.debug("the high watermark of %s-%d couldn't be read: %s", *key, error)
+        self.watermarks = marks
+
+
+def _tp(key: TopicPartitionKey) -> TopicPartition:
+    return TopicPartition(*key)
+
+
+def _is_text(value: Any) -> bool:
+    if value is None or value.isascii():
+        return True
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    except AttributeError:  # a str, from a message made by hand
+        return True
+    return True
+
+
+def _runs(batch: list[MessageLike]) -> list[tuple[TopicPartitionKey, list[MessageLike]]]:
+    """Split a batch into runs of the same partition, in order."""
+    topics = [message.topic() for message in batch]
+    partitions = [message.partition() for message in batch]
+    size = len(batch)
+    if partitions.count(partitions[0]) == size and topics.count(topics[0]) == size:
+        return [((topics[0], partitions[0]), batch)]
+    runs = []
+    start = 0
+    for index in range(1, size + 1):
+        if index == size or partitions[index] != partitions[start] or topics[index] != topics[start]:
+            runs.append(((topics[start], partitions[start]), batch[start:index]))
+            start = index
+    return runs
+
+
+def polling_loop(shared_state: SharedState, consumer: Any) -> None:
+    """Poll ``consumer`` (anything with ``poll(timeout)``) until the consumer has stopped."""
+    Poller(shared_state, consumer).run()

@@ -1,0 +1,147 @@
+"""The partitions that are ours, and the callbacks of the group. Everything here runs in the polling thread, inside its polls.
+
+A callback must not raise: that would drop a batch librdkafka has fetched. Nor may it wait for something that needs this very
+thread; so while a revocation waits for workers, it serves the requests of others itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from confluent_kafka import KafkaException, TopicPartition
+
+from kafka_consumer.assignment import Assignment
+from kafka_consumer.shared_state import SharedState
+from kafka_consumer.types import TopicPartitionKey
+
+COMMITTED_SECONDS = 10.0  # how long a new assignment may wait for the group's committed offsets
+REVOKE_SECONDS = 5.0  # how long a revocation waits for the messages in the workers' hands, at the most
+STEP_SECONDS = 0.01
+
+
+class Commits(Protocol):
+    """What a revocation needs of the commit thread."""
+
+    def collect(self) -> None: ...
+    def commit_now(self, only: Iterable[Assignment] | None = None) -> bool: ...
+
+
+class Partitions:
+    """What is assigned. ``open`` is replaced, never changed, so that snapshots may read it from other threads."""
+
+    def __init__(self, shared_state: SharedState, commits: Commits | None, serve: Callable[[], None]) -> None:
+        self._shared_state = shared_state
+        self._commits = commits
+        self._serve = serve
+        self._queue = shared_state.processing_queue
+        self.open: dict[TopicPartitionKey, Assignment] = {}
+        self.changed = False  # partitions came or went since the polling loop last looked
+        self.subscribed = False  # partitions come from the group; without it, each is taken as it appears
+        self.ever_assigned = False
+
+    # --- the polling loop ---------------------------------------------------------------------------------------------
+
+    def of(self, key: TopicPartitionKey) -> Assignment | None:
+        """Return a partition's assignment; None when the group has taken it away."""
+        assignment = self.open.get(key)
+        if assignment is None and not self.subscribed:
+            assignment = self._open(key, None)
+        return assignment
+
+    def renew(self, key: TopicPartitionKey) -> Assignment:
+        """Begin anew after the log jumped back (a seek, a recreated topic): what is in flight belongs to the past."""
+        self._queue.drop(self.open[key])
+        self.open[key].close()
+        return self._open(key, None)
+
+    def _open(self, key: TopicPartitionKey, committed: int | None) -> Assignment:
+        assignment = Assignment(*key, committed=committed)
+        self.open = {**self.open, key: assignment}
+        return assignment
+
+    # --- the group's callbacks ------------------------------------------------------------------------------------------
+
+    def on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        """Partitions were assigned."""
+        self._safely(self._assigned, consumer, partitions)
+
+    def on_revoke(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        """Partitions are about to be revoked: finish what is in the workers' hands, commit, and only then give them up."""
+        self._safely(self._revoked, consumer, partitions)
+
+    def on_lost(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        """Partitions are gone already, others may own them: nothing is committed."""
+        self._safely(self._lost, consumer, partitions)
+
+    def _safely(self, react: Callable[[Any, list[TopicPartition]], None], consumer: Any, partitions: list[TopicPartition]) -> None:
+        try:
+            self._shared_state.counters.rebalances += 1
+            self.changed = True
+            react(consumer, partitions)
+        except Exception as error:
+            self._shared_state.logger.critical("a rebalance failed: %s", error, exc_info=True)
+            self._shared_state.fail(f"a rebalance failed: {error}")
+
+    def _assigned(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        self.ever_assigned = True
+        committed = self._committed(consumer, partitions)
+        for tp in partitions:
+            key = (tp.topic, tp.partition)
+            old = self.open.get(key)
+            if old is not None:
+                self._give_up([old])
+            self._open(key, committed.get(key))
+        self._shared_state.logger.info("assigned: %s", _show(partitions))
+
+    def _committed(self, consumer: Any, partitions: list[TopicPartition]) -> dict[TopicPartitionKey, int]:
+        if not partitions:
+            return {}
+        try:
+            answer = consumer.committed(partitions, timeout=COMMITTED_SECONDS)
+        except KafkaException as error:
+            self._shared_state.logger.warning("the group's committed offsets couldn't be read: %s", error)
+            return {}
+        return {(tp.topic, tp.partition): tp.offset for tp in answer if tp.error is None and tp.offset >= 0}
+
+    def _revoked(self, _consumer: Any, partitions: list[TopicPartition]) -> None:
+        leaving = self._ours(partitions)
+        # What waits in the queue goes to the next owner; what workers have begun is finished and committed here.
+        dropped = {assignment: self._queue.drop(assignment) for assignment in leaving}
+        if self._commits is not None:
+            deadline = time.monotonic() + REVOKE_SECONDS
+            while True:
+                self._serve()
+                self._shared_state.dlq_queue.flush(0)
+                self._commits.collect()
+                busy = sum(max(0, assignment.unfinished - count) for assignment, count in dropped.items())
+                if not busy or time.monotonic() >= deadline:
+                    break
+                time.sleep(STEP_SECONDS)
+            if busy:
+                self._shared_state.logger.warning(
+                    "%d messages of revoked partitions weren't finished within %g s: their next owner gets them", busy, REVOKE_SECONDS
+                )
+            self._commits.commit_now(leaving)
+        self._give_up(leaving)
+        if leaving:
+            self._shared_state.logger.info("revoked: %s", _show(partitions))
+
+    def _lost(self, _consumer: Any, partitions: list[TopicPartition]) -> None:
+        self._give_up(self._ours(partitions))
+        self._shared_state.logger.warning("lost, without a commit: %s", _show(partitions))
+
+    def _ours(self, partitions: list[TopicPartition]) -> list[Assignment]:
+        return [a for tp in partitions if (a := self.open.get((tp.topic, tp.partition))) is not None]
+
+    def _give_up(self, leaving: list[Assignment]) -> None:
+        for assignment in leaving:
+            assignment.close()
+            self._queue.drop(assignment)
+        self.open = {key: assignment for key, assignment in self.open.items() if assignment not in leaving}
+
+
+def _show(partitions: list[TopicPartition]) -> str:
+    shown = ", ".join(f"{tp.topic}-{tp.partition}" for tp in partitions[:20])
+    return (shown if len(partitions) <= 20 else f"{shown} and {len(partitions) - 20} more") or "no partitions"

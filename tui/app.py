@@ -1,0 +1,199 @@
+"""The console's application: one clock, one feed, one tick; the screens do the rest."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Iterable
+from typing import ClassVar
+
+from textual.app import App, SystemCommand
+from textual.binding import BindingType
+from textual.driver import Driver
+from textual.screen import Screen
+from rich.text import Text
+
+from kafka_consumer.snapshot import Snapshot
+from tui.bindings import KEYS, bindings
+from tui.clock import Clock
+from tui.commands import CommandState, CommandView
+from tui.feed import Feed
+from tui.health import judge
+from tui.screens.base import Shows
+from tui.screens.main import MainScreen
+from tui.text import clean
+from tui.trends import Trends
+from tui.view import View
+
+THEMES = ("textual-dark", "textual-light", "ansi-dark", "ansi-light")
+TICK_SECONDS = 0.5
+
+
+class ConsoleApp(App[int]):
+    """Draws what ``feed`` gives, twice a second. ``on_drain`` is called when the operator chose to drain an in-process
+    consumer; the caller ends the app once the consumer has ended.
+    """
+
+    CSS_PATH = "console.tcss"
+    TITLE = "kc"
+    ENABLE_COMMAND_PALETTE = True
+    ALLOW_SELECT = False
+    BINDINGS: ClassVar[list[BindingType]] = bindings("app", "priority")
+
+    def __init__(
+        self,
+        feed: Feed,
+        *,
+        clock: Clock | None = None,
+        theme: str | None = None,
+        tick_seconds: float | None = TICK_SECONDS,
+        driver_class: type[Driver] | None = None,
+        on_mounted: Callable[[], None] | None = None,
+        watch_terminal: Callable[[], None] | None = None,
+    ) -> None:
+        no_color = bool(os.environ.get("NO_COLOR"))
+        super().__init__(driver_class=driver_class, ansi_color=no_color)
+        self.feed = feed
+        self.clock = clock or Clock()
+        self.trends = Trends()
+        self._tick_seconds = tick_seconds
+        self._on_mounted = on_mounted
+        self._watch_terminal = watch_terminal
+        self._snapshot: Snapshot | None = None
+        self._frozen_at: float | None = None
+        self._frozen_history: tuple[CommandView, ...] = ()
+        self._told: set[str] = set()
+        self.crash: str | None = None
+        """How the app crashed: the traceback without values; None while it hasn't."""
+        # Without colours the terminal's own must be used: the other themes would paint greys.
+        self.theme = "ansi-dark" if no_color else theme if theme in THEMES else THEMES[0]
+
+    def get_default_screen(self) -> Screen[None]:
+        """Return the main screen."""
+        return MainScreen()
+
+    def on_mount(self) -> None:
+        """Start the one timer."""
+        if self._on_mounted is not None:
+            self._on_mounted()
+        self.tick()
+        if self._tick_seconds is not None:
+            # Soon once more: the first snapshot is on its way.
+            self.set_timer(0.15, self.tick)
+            self.set_interval(self._tick_seconds, self.tick)
+
+    # The tick
+
+    def tick(self) -> None:
+        """Take what is new and show it; everything that moves on the screen moves here."""
+        if self._watch_terminal is not None:
+            self._watch_terminal()
+        if self._exit:
+            return
+        view = self.make_view()
+        with self.batch_update():
+            for screen in self.screen_stack:
+                if isinstance(screen, Shows):
+                    screen.show(view)
+        self._tell(view)
+
+    def make_view(self) -> View:
+        """Return the view of this moment. A frozen view asks for no snapshot: none is built then."""
+        now = self.clock.monotonic()
+        feed = self.feed
+        if self._frozen_at is None:
+            found = feed.latest()
+            if found is not None:
+                self._snapshot = found
+                self.trends.feed(found)
+        snapshot, age = self._snapshot, feed.age
+        frozen_for = None if self._frozen_at is None else now - self._frozen_at
+        history = feed.history()
+        verdict = judge(snapshot, self.trends, None if frozen_for is not None else age, feed.problem)
+        return View(
+            snapshot=snapshot, verdict=verdict, trends=self.trends, clock=self.clock, age=age, frozen_for=frozen_for,
+            role=feed.role, source=feed.source, read_only=feed.read_only, problem=feed.problem,
+            last_command=history[-1] if history else None, history=history,
+        )  # fmt: skip
+
+    def _tell(self, view: View) -> None:
+        """Say once, where it can't be missed, that a command didn't succeed."""
+        for command in view.history:
+            if command.final and command.state is not CommandState.APPLIED and command.id not in self._told:
+                self._told.add(command.id)
+                self.say(f"{command.summary}: {command.state.value.replace('_', ' ')}: {command.reason}", severity="warning")
+
+    def say(self, text: str, *, severity: str = "information") -> None:
+        """Show a short message; data in it is shown as data."""
+        kind = "warning" if severity == "warning" else "error" if severity == "error" else "information"
+        self.notify(clean(text, 300), severity=kind, markup=False, timeout=6)  # type: ignore[arg-type]
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the view is frozen."""
+        return self._frozen_at is not None
+
+    def freeze(self, frozen: bool) -> None:
+        """Freeze the view or let it live."""
+        self._frozen_at = self.clock.monotonic() if frozen else None
+        self.tick()
+
+    # Actions that every screen has
+
+    def action_theme(self) -> None:
+        """Change to the next theme."""
+        if self.native_ansi_color and os.environ.get("NO_COLOR"):
+            self.say("NO_COLOR is set: the terminal's own colours are used")
+            return
+        position = THEMES.index(self.theme) if self.theme in THEMES else -1
+        self.theme = THEMES[(position + 1) % len(THEMES)]
+        self.say(f"theme: {self.theme}")
+
+    async def action_quit(self) -> None:
+        """Detach, or ask whether to drain: the main screen knows."""
+        main = self.main
+        if main is None:
+            self.exit(0)
+        else:
+            main.ask_to_leave()
+
+    @property
+    def main(self) -> MainScreen | None:
+        """The main screen."""
+        return next((screen for screen in self.screen_stack if isinstance(screen, MainScreen)), None)
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """Every action of the table that isn't about moving, for the palette."""
+        for key in KEYS:
+            if key.group == "Move" or key.id in ("palette", "interrupt", "interrupt.other"):
+                continue
+            target = "app" if key.where != "main" else "screen"
+            yield SystemCommand(key.title, key.tooltip, self._palette_call(f"{target}.{key.action}"))
+
+    def _palette_call(self, action: str) -> Callable[[], None]:
+        def call() -> None:
+            main = self.main
+            if action.startswith("app.") or main is None:
+                self.run_worker(self.run_action(action), exit_on_error=True)
+            else:
+                # From a page or a dialog too, the action is the main screen's.
+                self.run_worker(self.run_action(action.removeprefix("screen."), main), exit_on_error=True)
+
+        return call
+
+    # Crashes
+
+    def _fatal_error(self) -> None:
+        """Print where it happened, without the values of variables: they may be secrets."""
+        self.crash = crash_report()
+        self._exit_renderables.append(Text(self.crash))
+        self._close_messages_no_wait()
+
+
+def crash_report() -> str:
+    """Return the current exception's traceback without locals, every character of it harmless."""
+    lines = traceback.format_exc().splitlines()
+    return "\n".join(clean(line, 2_000) for line in lines)
+
+
+__all__ = ["THEMES", "ConsoleApp", "crash_report"]
