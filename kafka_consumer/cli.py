@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import importlib
-import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -33,11 +32,10 @@ logger = logging.getLogger("kafka_consumer.cli")
 
 
 def version() -> str:
-    """Return the version of the installed package."""
-    try:
-        return importlib.metadata.version("kc")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown (not installed as a package)"
+    """Return the version of the package."""
+    import kafka_consumer
+
+    return kafka_consumer.__version__
 
 
 def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:

@@ -81,19 +81,19 @@ class DemoCluster:
     def __enter__(self) -> Self:
         """Start the cluster and produce the first message. Errors: ``DemoError``."""
         try:
-            self._producer = Producer(
+            producer = self._producer = Producer(
                 {"test.mock.num.brokers": 1, "bootstrap.servers": "demo", "linger.ms": 5, "client.id": "kc-demo"}, logger=_quiet
             )
-            brokers = self._producer.list_topics(timeout=_START_TIMEOUT_SECONDS).brokers
+            brokers = producer.list_topics(timeout=_START_TIMEOUT_SECONDS).brokers
             self.bootstrap = ",".join(f"{broker.host}:{broker.port}" for broker in brokers.values())
             # The topic appears with its first message: after this a consumer finds it.
-            self._produce_one(time.monotonic())
-            waiting = self._producer.flush(_START_TIMEOUT_SECONDS)
+            self._produce_one(producer, time.monotonic())
+            waiting = producer.flush(_START_TIMEOUT_SECONDS)
         except KafkaException as error:
             raise DemoError(f"the demo's cluster didn't start: {error.args[0].str()}") from error
         if waiting or self._undelivered:
             raise DemoError("the demo's cluster didn't take the first message")
-        self._start(self._produce, "kc-demo-producer")
+        self._start(lambda: self._produce(producer), "kc-demo-producer")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -122,7 +122,7 @@ class DemoCluster:
             if snapshot.phase in ("stopped", "failed"):
                 return
 
-    def _produce(self) -> None:
+    def _produce(self, producer: Producer) -> None:
         start = time.monotonic()
         due = float(_BACKLOG)
         last = start
@@ -133,30 +133,28 @@ class DemoCluster:
             target = int(due) if self.messages is None else self.messages
             target = min(target, self._finished + _MAX_AHEAD)
             while self._produced < target and not self._closing.is_set():
-                self._produce_one(start)
+                self._produce_one(producer, start)
             if self._produced >= target:
                 # What couldn't be produced while the consumer was behind isn't made up for in one burst later.
                 due = min(due, self._produced + 1.0)
-            assert self._producer is not None
-            self._producer.poll(0)
+            producer.poll(0)
 
     @staticmethod
     def _rate(seconds: float) -> float:
         """Return orders a second: a slow wave around 220."""
         return 220 * (1 + 0.5 * math.sin(2 * math.pi * seconds / 40))
 
-    def _produce_one(self, start: float) -> None:
+    def _produce_one(self, producer: Producer, start: float) -> None:
         # Ten slow seconds in each minute, so that lag grows and falls while somebody looks.
         slow = self.messages is None and _SLOW_FROM <= (time.monotonic() - start) % 60 < _SLOW_TO
         message = self._orders.next(slow=slow)
-        assert self._producer is not None
         while not self._closing.is_set():
             try:
-                self._producer.produce(
+                producer.produce(
                     self.topic, value=message.value, key=message.key, headers=list(message.headers), on_delivery=self._delivered
                 )
             except BufferError:
-                self._producer.poll(0.1)
+                producer.poll(0.1)
             else:
                 self._produced += 1
                 return

@@ -149,7 +149,7 @@ def _refusal(options: Mapping[str, Any]) -> tuple[str | None, str] | None:
         Consumer({**options, "group.id": "kc-check"}, logger=_quiet).close()
     except KafkaException as error:
         return _explain(error.args[0].str(), options)
-    except Exception as error:  # the binding raises TypeError, SystemError and others for values it can't convert
+    except Exception as error:  # noqa: BLE001 - the binding raises TypeError, SystemError and others for values it can't convert
         return None, f"refused ({type(error).__name__})"
     return None
 

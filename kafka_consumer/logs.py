@@ -36,7 +36,7 @@ def one_line(record: logging.LogRecord, limit: int = _MESSAGE_LIMIT) -> str:
     """Return the record's message on one line, sanitised; a record whose arguments don't fit is still shown."""
     try:
         message = record.getMessage()
-    except Exception:  # formatting calls __str__ of any object that was logged
+    except Exception:  # noqa: BLE001 - formatting calls __str__ of any object that was logged
         # logging would print its own traceback with the raw arguments to stderr; the template alone is safe to show.
         message = f"{record.msg} (the arguments don't fit this message)"
     return sanitise(message, limit)

@@ -200,19 +200,26 @@ class Poller:
         return ours & (self.operator_paused | self.targets.reached)
 
     def _apply_pauses(self) -> None:
-        """Tell the consumer what changed. A pause survives a revocation inside librdkafka: what comes back is told again."""
+        """Tell the consumer what changed.
+
+        A pause survives a revocation inside librdkafka, so what comes back is resumed or paused again. Nothing else is resumed:
+        resuming a partition that isn't paused makes librdkafka fetch again what it has just handed out.
+        """
         wanted = self._wanted_pauses()
         if self.partitions.changed:
             self.partitions.changed = False
-            self._paused = set(self.partitions.open) - wanted
-        if wanted == self._paused or not self._can_pause():
+            self._paused -= wanted
+        pausing = wanted - self._paused
+        resuming = (self._paused - wanted) & set(self.partitions.open)
+        if not (pausing or resuming) or not self._can_pause():
             return
         try:
-            if wanted - self._paused:
-                self._consumer.pause([_tp(key) for key in wanted - self._paused])
-            if self._paused - wanted:
-                self._consumer.resume([_tp(key) for key in self._paused - wanted if key in self.partitions.open])
-            self._paused = wanted
+            if pausing:
+                self._consumer.pause([_tp(key) for key in pausing])
+                self._paused |= pausing
+            if resuming:
+                self._consumer.resume([_tp(key) for key in resuming])
+                self._paused -= resuming
         except KafkaException as error:
             self._shared_state.logger.warning("pausing or resuming partitions failed, will be tried again: %s", error)
 

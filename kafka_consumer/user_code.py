@@ -69,7 +69,8 @@ def _where(error: BaseException | None, folder: str) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({error.filename}:{error.lineno})"
     root, own = Path(folder).resolve(), Path(__file__).resolve().parent
-    places = [(Path(frame.filename).resolve(), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]  # "<frozen os>"
+    places = [(Path(frame.filename).resolve(), frame.lineno) for frame in frames]
     # What is left of the import system and of this package, which may itself lie below the folder, as in a checkout.
     outside = [place for place in places if not place[0].is_relative_to(own) and "importlib" not in str(place[0])]
     theirs = [place for place in outside if place[0].is_relative_to(root) and "site-packages" not in place[0].parts]

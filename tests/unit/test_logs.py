@@ -15,7 +15,6 @@ from datetime import datetime
 import pytest
 
 from kafka_consumer.logs import LogTail, log_everything, setup_logging
-from kafka_consumer.snapshot import LogView
 
 HOSTILE = "before\x1b[2J\x1b]52;c;cGF3bmVk\x07\r\n2026-01-01 00:00:00 CRITICAL forged\x9b31m\u202eright\u2028end\ud800"
 
@@ -25,6 +24,11 @@ class Terminal(io.StringIO):
 
     def isatty(self) -> bool:
         return True
+
+
+FORMATS = pytest.mark.parametrize(
+    ("fmt", "stream"), [("rich", io.StringIO), ("rich", Terminal), ("json", io.StringIO)], ids=["pipe", "terminal", "json"]
+)
 
 
 @pytest.fixture
@@ -68,8 +72,10 @@ def test_on_a_terminal_rich_draws_text_as_text(logger: logging.Logger) -> None:
     assert "INFO" in stream.getvalue()
 
 
-@pytest.mark.parametrize(("fmt", "stream"), [("rich", io.StringIO), ("rich", Terminal), ("json", io.StringIO)])
-def test_hostile_text_is_visible_and_harmless_in_every_format(logger: logging.Logger, fmt: str, stream: type[io.StringIO]) -> None:
+@FORMATS
+def test_hostile_text_is_visible_and_harmless_in_every_format(
+    logger: logging.Logger, fmt: str, stream: type[io.StringIO]
+) -> None:
     target = stream()
     setup_logging("INFO", fmt, target)
     logger.info("value: %s", HOSTILE)
@@ -77,7 +83,8 @@ def test_hostile_text_is_visible_and_harmless_in_every_format(logger: logging.Lo
     ours = re.sub(r"\x1b\[[0-9;]*m", "", written)  # Rich's own colours
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u2028\ud800]", ours)
     assert "\\x1b[2J" in (json.loads(written)["message"] if fmt == "json" else ours)
-    assert not any(line.lstrip().startswith("2026-01-01 00:00:00 CRITICAL") for line in ours.splitlines() if stream is io.StringIO)
+    forged = [line for line in ours.splitlines() if line.lstrip().startswith("2026-01-01 00:00:00 CRITICAL")]
+    assert not forged or stream is Terminal  # Rich may wrap there, below its own column of times
 
 
 def test_a_line_of_json_has_the_fields_and_a_time_with_its_zone(logger: logging.Logger) -> None:
@@ -94,7 +101,7 @@ def test_a_line_of_json_has_the_fields_and_a_time_with_its_zone(logger: logging.
     assert abs((datetime.now().astimezone() - at).total_seconds()) < 60
 
 
-@pytest.mark.parametrize(("fmt", "stream"), [("rich", io.StringIO), ("rich", Terminal), ("json", io.StringIO)])
+@FORMATS
 def test_a_traceback_keeps_its_lines_and_shows_no_local_variables(
     logger: logging.Logger, fmt: str, stream: type[io.StringIO]
 ) -> None:
@@ -114,8 +121,8 @@ def test_a_traceback_keeps_its_lines_and_shows_no_local_variables(
 
 def test_a_record_whose_arguments_do_not_fit_is_still_a_line(logger: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
     stream = io.StringIO()
-    setup_logging("INFO", stream=stream)
-    logger.info("%d of %d", "many")
+    # Straight to the handler: pytest's own one, beside it, refuses such records.
+    setup_logging("INFO", stream=stream).handle(logging.LogRecord("x", logging.INFO, "", 0, "%d of %d", ("many",), None))
     assert stream.getvalue().endswith("INFO %d of %d (the arguments don't fit this message)\n")
     assert capsys.readouterr().err == ""
 
@@ -218,7 +225,7 @@ class TestLogTail:
         records = tail.tail()
         assert isinstance(records, tuple)
         assert [record.message for record in records] == ["record 2", "record 3", "record 4"]
-        assert all(isinstance(record, LogView) and record.level == "INFO" for record in records)
+        assert all(record.level == "INFO" and record.at > 0 for record in records)
 
     def test_it_holds_200_unless_told_otherwise(self) -> None:
         tail = LogTail()

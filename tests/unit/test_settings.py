@@ -12,11 +12,13 @@ import pytest
 
 from kafka_consumer.config import OPTIONS
 from kafka_consumer.errors import ConfigError
-from kafka_consumer.kafka_properties import JAVA_ONLY, check_kafka_options, parse_properties
+from kafka_consumer.kafka_properties import JAVA_ONLY, check_kafka_options, mask_values, parse_properties
 from kafka_consumer.settings import Settings, Source, load_settings
 from kafka_consumer.settings_table import SETTINGS
 
-REQUIRED = {"bootstrap_servers": "broker:9092", "topic": "orders", "group_id": "billing", "processor_callable": "app_under_test:handle"}
+REQUIRED = {
+    "bootstrap_servers": "broker:9092", "topic": "orders", "group_id": "billing", "processor_callable": "app_under_test:handle"
+}
 SECRET = "hunter2-the-secret"
 
 # A value for every option, as text of an environment variable, as TOML, and what it means.
@@ -44,13 +46,15 @@ EXAMPLES: dict[str, tuple[str, str, Any]] = {
     "max_attempts": ("4", "4", 4),
     "retry_backoff_seconds": ("0", "0", 0),
     "retry_backoff_max_seconds": ("9", "9", 9),
-    "fatal_exceptions": ("ValueError,app_under_test:Gone", '["ValueError", "app_under_test:Gone"]', ("ValueError", "app_under_test:Gone")),
+    "fatal_exceptions": ("ValueError,app_under_test:E", '["ValueError", "app_under_test:E"]', ("ValueError", "app_under_test:E")),
     "executor": ("process", '"process"', "process"),
     "backup_mode": ("off", '"off"', "off"),
     "commit_metadata": ("off", "false", False),
     "shutdown_warning_seconds": ("3", "3", 3),
     "shutdown_timeout_seconds": ("4", "4", 4),
-    "kafka_options": ("client.id=x\nclient.rack=y", '{"client.id" = "x", "client.rack" = "y"}', {"client.id": "x", "client.rack": "y"}),
+    "kafka_options": (
+        "client.id=x\nclient.rack=y", '{"client.id" = "x", "client.rack" = "y"}', {"client.id": "x", "client.rack": "y"}
+    ),
 }
 
 
@@ -60,11 +64,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "app_under_test", raising=False)
-    (tmp_path / "app_under_test.py").write_text("class Gone(Exception): ...\ndef handle(value): ...\nnumber = 3\ndef none(): ...\n")
+    source = "class Gone(Exception): ...\ndef handle(value): ...\nnumber = 3\ndef none(): ...\n"
+    (tmp_path / "app_under_test.py").write_text(source)
     return tmp_path
 
 
-def load(environ: dict[str, str] | None = None, *, config: str | None = None, **given: Any) -> Settings:
+def load(environ: Any = None, *, config: Any = None, **given: Any) -> Settings:
     return load_settings({**REQUIRED, **given}, environ=environ or {}, config=config)
 
 
@@ -150,8 +155,8 @@ def test_a_file_that_is_no_text_is_one_line(folder: Path) -> None:
     [
         ('topic = "orders"\nworkers = = 3\n', "kc.toml, line 2, column 11: Invalid value"),
         ("topic = ", "kc.toml, line 1, column 9: Invalid value"),
-        ('[kafka]\nsasl.password = hunter2-the-secret', "kc.toml, line 2, column 17: Invalid value"),
-        ('workers = 1\nworkers = 2', "kc.toml, line 2, column 12: Cannot overwrite a value"),
+        ("[kafka]\nsasl.password = hunter2-the-secret", "kc.toml, line 2, column 17: Invalid value"),
+        ("workers = 1\nworkers = 2", "kc.toml, line 2, column 12: Cannot overwrite a value"),
     ],
 )
 def test_a_syntax_error_is_one_line_with_file_line_and_column(text: str, problem: str, folder: Path) -> None:
@@ -186,6 +191,7 @@ def test_all_problems_come_at_once_each_named_as_it_was_written(folder: Path) ->
         {"worker_count": "0", "stop_at_offset": ("orders:1",), "backup_path": "nowhere/b.csv", "app_dir": "nowhere"},
         environ={"KC_COMMIT_INTERVAL": "soon", "KC_MAX_ATTEMPTS": "1.5"},
     )
+    nowhere = str(folder / "nowhere")
     assert set(settings.problems) == {
         "--stop-at: expected TOPIC:PARTITION:OFFSET with a partition and an offset of at least 0, got 'orders:1'",
         "--bootstrap-server: missing; it is required (or KC_BOOTSTRAP_SERVER, or bootstrap_server in kc.toml)",
@@ -193,8 +199,8 @@ def test_all_problems_come_at_once_each_named_as_it_was_written(folder: Path) ->
         "--group: missing; it is required (or KC_GROUP, or group in kc.toml)",
         "--processor: missing; it is required (or KC_PROCESSOR, or processor in kc.toml)",
         "--app-dir: expected an existing folder, got 'nowhere'",
-        f"--backup-path: expected a path in an existing directory; {str(folder / 'nowhere')!r} is not a directory: "
-        "create it first, got 'nowhere/b.csv'",
+        (f"--backup-path: expected a path in an existing directory; {nowhere!r} is not a directory: create it first, "
+        "got 'nowhere/b.csv'"),
         "--workers: expected an integer from 1 to 1,000, got 0",
         "queue-size in kc.toml: expected an integer from 10 to 1,000,000, got 5",
         "KC_COMMIT_INTERVAL: expected a number of seconds above 0, got 'soon'",
@@ -238,7 +244,9 @@ class TestStopTargets:
     def test_the_topic_is_what_is_left_of_partition_and_offset(self) -> None:
         assert load(stop_at_offset=("a.b-c:12:345", "x:0:0"))["stop_at_offset"] == {("a.b-c", 12): 345, ("x", 0): 0}
 
-    @pytest.mark.parametrize("text", ["", "orders", "orders:1", ":1:2", "orders:-1:5", "orders:1:-5", "orders:a:5", "orders:1:", "o:1:٣"])
+    @pytest.mark.parametrize(
+        "text", ["", "orders", "orders:1", ":1:2", "orders:-1:5", "orders:1:-5", "orders:a:5", "orders:1:", "o:1:٣"]
+    )
     def test_what_is_no_target_is_named(self, text: str) -> None:
         (problem,) = load(stop_at_offset=(text,)).problems
         assert problem.endswith(f"got {text!r}")
@@ -255,7 +263,8 @@ class TestStopTargets:
 class TestKafkaOptions:
     def test_sources_are_merged_option_by_option_and_the_origin_of_each_is_kept(self, folder: Path) -> None:
         (folder / "kc.toml").write_text(
-            'command-config = "client.properties"\n[kafka]\nclient.id = "table"\nclient.rack = "table"\nsocket.keepalive.enable = true\n'
+            'command-config = "client.properties"\n'
+            '[kafka]\nclient.id = "table"\nclient.rack = "table"\nsocket.keepalive.enable = true\n'
         )
         (folder / "client.properties").write_text("client.id=file\nfetch.min.bytes=2\nclient.rack=file\nsocket.timeout.ms=1000\n")
         settings = load({"KC_KAFKA_OPTIONS": "client.rack=variable\nfetch.min.bytes = 3"}, kafka_options=("fetch.min.bytes=4",))
@@ -303,7 +312,7 @@ class TestKafkaOptions:
         from confluent_kafka import Consumer, KafkaException
 
         for name in JAVA_ONLY:
-            with pytest.raises(KafkaException, match="No such configuration property|Java|not supported"):
+            with pytest.raises(KafkaException, match=r"No such configuration property|Java"):
                 Consumer({"group.id": "g", name: "1"})
 
     @pytest.mark.parametrize(
@@ -319,8 +328,6 @@ class TestKafkaOptions:
             ("group.id", "-X group.id: use the option group_id"),
             ("enable.auto.commit", "-X enable.auto.commit: offsets are committed by kc, only up to what is really finished"),
             ("sasl.mechanism", "kafka options: Unsupported SASL mechanism: [hidden]"),
-            ("plugin.library.paths", "kafka options: dlopen() failed: [hidden].so: cannot open shared object file: No such file or "
-                                     "directory (plugin [hidden])"),
         ],
     )
     def test_what_librdkafka_refuses_is_a_line_without_the_value(self, option: str, problem: str) -> None:
@@ -330,6 +337,12 @@ class TestKafkaOptions:
     def test_a_number_out_of_range_is_told_its_range(self) -> None:
         assert load(kafka_options=("session.timeout.ms=-5",)).problems == (
             "-X session.timeout.ms: expected a number from 1 to 3,600,000, got [hidden]",
+        )
+
+    def test_a_value_within_librdkafkas_own_words_is_hidden(self) -> None:
+        words = "dlopen() failed: top-secret.so: no such file (plugin top-secret), 1 of 12"
+        assert mask_values(words, {"plugin.library.paths": "top-secret", "log_level": "1", "client.id": ""}) == (
+            "dlopen() failed: [hidden].so: no such file (plugin [hidden]), [hidden] of 12"
         )
 
     def test_several_refused_options_are_reported_at_once(self) -> None:
@@ -440,9 +453,11 @@ class TestDemo:
 
     def test_it_leaves_a_production_file_and_environment_alone_but_keeps_how_to_work(self, folder: Path) -> None:
         (folder / "kc.toml").write_text(
-            'bootstrap-server = "prod:9092"\ntopic = "payments"\nbackup-path = "prod.csv"\nworkers = 3\n[kafka]\nclient.id = "prod"\n'
+            'bootstrap-server = "prod:9092"\ntopic = "payments"\nbackup-path = "prod.csv"\nworkers = 3\n'
+            '[kafka]\nclient.id = "prod"\n'
         )
-        settings = load_settings({"demo": True, "group_id": "mine"}, environ={"KC_DLQ_PATH": "prod-dlq.csv", "KC_QUEUE_SIZE": "50"})
+        environ = {"KC_DLQ_PATH": "prod-dlq.csv", "KC_QUEUE_SIZE": "50"}
+        settings = load_settings({"demo": True, "group_id": "mine"}, environ=environ)
         assert settings.problems == ()
         assert settings["topic"] == "orders"
         assert settings["group_id"] == "mine"
@@ -450,8 +465,9 @@ class TestDemo:
         assert {settings.origins[key].source for key in ("bootstrap_servers", "backup_path", "dlq_path")} == {Source.DEFAULT}
         assert (settings["worker_count"], settings["queue_size"]) == (3, 50)
         (warning,) = settings.warnings
-        for label in ("bootstrap-server in kc.toml", "topic in kc.toml", "backup-path in kc.toml", "client.id in kc.toml", "KC_DLQ_PATH"):
+        for label in ("bootstrap-server in kc.toml", "topic in kc.toml", "backup-path in kc.toml", "client.id in kc.toml"):
             assert label in warning
+        assert "KC_DLQ_PATH" in warning
 
     def test_a_file_that_asks_for_the_demo_says_where_to_write(self, folder: Path) -> None:
         (folder / "kc.toml").write_text('demo = true\nbackup-path = "mine.csv"\n')
