@@ -25,7 +25,7 @@ with tempfile.TemporaryDirectory() as folder:
         backup_mode="best-effort" if a.backup else "off",
         backup_path=str(Path(folder) / "backup.csv"),
         dlq_path=str(Path(folder) / "dlq.csv"),
-        log_level="ERROR",
+        log_level="WARNING",
         kafka_options=FETCHING,
     )
     consumer = KafkaConsumer(config)

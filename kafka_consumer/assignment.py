@@ -58,6 +58,7 @@ class Assignment:
         self.partition = partition
         self._lock = threading.Lock()
         self._closed = False
+        self._cut_off = False
         # Runs of consecutive offsets: [first sequence, first offset, length], oldest first. Written by the polling thread
         # (append) and the commit thread (trim), both under the lock.
         self._runs: deque[list[int]] = deque()
@@ -130,8 +131,13 @@ class Assignment:
     def reached_end(self, offset: int) -> None:
         """The log ends at ``offset`` for now: all before it was delivered or will never be (markers, aborted records)."""
         with self._lock:
-            if self._position is None or offset > self._position:
+            if not self._cut_off and (self._position is None or offset > self._position):
                 self._position = offset
+
+    def cut_off(self) -> None:
+        """Messages were polled and not delivered (past a stop target): from here on the end of the log says nothing."""
+        with self._lock:
+            self._cut_off = True
 
     def completed(self, sequences: Sequence[int]) -> bool:
         """Record finished messages by sequence number; returns False, and forgets them, when the partition isn't ours any more."""

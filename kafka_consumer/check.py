@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from kafka_consumer.kafka_properties import mask_values
 from kafka_consumer.settings import Settings
@@ -18,6 +17,7 @@ from kafka_consumer.settings_sources import KAFKA
 from kafka_consumer.snapshot import sanitise
 
 _BROKER_TIMEOUT_SECONDS = 10.0
+_ATTEMPT_SECONDS = 1.0
 
 _quiet = logging.getLogger("kafka_consumer.librdkafka.check")
 _quiet.addHandler(logging.NullHandler())
@@ -76,31 +76,26 @@ def _check_kafka(settings: Settings) -> Iterator[Finding]:
 
 
 class _LastError:
-    """What librdkafka last complained about; called by whichever thread polls, read after it."""
+    """What librdkafka last complained about. Called within ``poll()``, so that one thread does all."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._text = ""
+        self.text = ""
+        self.final = False  # waiting longer would change nothing
 
-    def __call__(self, error: Any) -> None:
-        with self._lock:
-            # "All brokers are down" follows each refusal and says less than it.
-            if "brokers are down" not in error.str() or not self._text:
-                self._text = error.str()
-
-    @property
-    def text(self) -> str:
-        with self._lock:
-            return self._text
+    def __call__(self, error: KafkaError) -> None:
+        all_down = error.code() == KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001 - how the binding names it
+        self.final = self.final or all_down or error.code() == KafkaError._AUTHENTICATION  # noqa: SLF001
+        # "All brokers are down" follows each refusal and says less than it.
+        if not (all_down and self.text):
+            self.text = error.str()
 
 
 def _ask(consumer: Consumer, settings: Settings, said: _LastError) -> Iterator[Finding]:
     servers, topic, group = settings["bootstrap_servers"], settings["topic"], settings["group_id"]
     started = time.monotonic()
     try:
-        metadata = consumer.list_topics(topic, timeout=_BROKER_TIMEOUT_SECONDS)
+        metadata = _list_topics(consumer, topic, said)
     except KafkaException as error:
-        consumer.poll(0)  # delivers what the connection attempts had to say
         reason = mask_values(said.text or error.args[0].str(), settings[KAFKA])
         yield Finding(False, f"broker {servers} can't be reached: {reason}; check --bootstrap-server, the network and "
                              "security.protocol")
@@ -122,6 +117,18 @@ def _ask(consumer: Consumer, settings: Settings, said: _LastError) -> Iterator[F
         return
     known = sum(1 for partition in committed if partition.offset >= 0)
     yield Finding(True, f"group {group}: offsets committed for {known} of {_count(len(committed), 'partition')}")
+
+
+def _list_topics(consumer: Consumer, topic: str, said: _LastError) -> Any:
+    """Ask for the topic's metadata until it is answered, every address has refused, or the time is up."""
+    deadline = time.monotonic() + _BROKER_TIMEOUT_SECONDS
+    while True:
+        try:
+            return consumer.list_topics(topic, timeout=_ATTEMPT_SECONDS)
+        except KafkaException:
+            consumer.poll(0)  # delivers what the connection attempts had to say
+            if said.final or time.monotonic() >= deadline:
+                raise
 
 
 def _count(number: int, noun: str) -> str:

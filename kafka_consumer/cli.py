@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
@@ -116,6 +117,15 @@ def _print_lines(lines: Iterable[str], code: int = EXIT_OK) -> int:
 
 def run_headless(settings: Settings) -> int:
     """Run the consumer until it is stopped; return the exit code."""
+    try:
+        return _run_headless(settings)
+    except KeyboardInterrupt:
+        # The consumer had no handlers of its own yet: a processor's module may take long to import.
+        click.echo("stopped by a signal before it began", err=True)
+        return EXIT_OK
+
+
+def _run_headless(settings: Settings) -> int:
     problems = [*settings.problems, *settings.import_problems()]
     if problems:
         return _print_lines(problems, EXIT_USAGE)
@@ -192,6 +202,8 @@ def invoke(arguments: list[str]) -> int:
 
 def main() -> NoReturn:
     """Run ``kc`` as a process; never returns."""
+    # As the first process of a container it would otherwise not get a SIGTERM before the consumer handles it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # A terminal that has no ✓ must not end in a traceback.

@@ -106,7 +106,11 @@ class Poller:
             self._serve()
             self._apply_pauses()
             # A message that comes in spite of the pause isn't delivered, so its offset isn't committed: it will be polled again.
-            self._note_ends(self._fetch(1, self._poll_seconds))
+            # For the same reason the end of a partition means nothing from here on: what is before it may not be delivered.
+            for message in self._fetch(1, self._poll_seconds):
+                error = message.error()
+                if error is not None and not self.errors.is_end(error):
+                    self.errors.came(error)
             self._watch()
 
     # --- room -------------------------------------------------------------------------------------------------------------
@@ -249,23 +253,31 @@ class Poller:
         return batch
 
     def _still(self, ours: dict[TopicPartitionKey, Assignment], message: MessageLike) -> bool:
-        """Whether a message belongs to today's assignment. Its partition may have gone and come back in the very next call; taken
-        for the first one of the new assignment, it would let a commit jump over those before it."""
-        if self.partitions.open is ours or message.error() is not None:
+        """Whether a message (or the end of a partition) belongs to today's assignment.
+
+        Its partition may have gone and come back in the very next call; taken for the first one of the new assignment, it would
+        let a commit jump over those before it.
+        """
+        if self.partitions.open is ours:
+            return True
+        error = message.error()
+        if error is not None and not self.errors.is_end(error):
             return True
         key = (message.topic(), message.partition())
         return ours.get(key) is self.partitions.open.get(key)
 
     def _take(self, batch: list[MessageLike]) -> None:
-        if not batch:
-            return
         at = time.monotonic()
-        if any([message.error() is not None for message in batch]):
-            self._note_ends(batch)
+        events = [message for message in batch if message.error() is not None]
+        if events:
             batch = [message for message in batch if message.error() is None]
-            if not batch:
-                return
-        self.errors.none()
+        if batch:
+            self.errors.none()
+            self._hand_out(batch, at)
+        # After the messages: an end that came with them lies behind them; noted first, it would make them look like a jump back.
+        self._note_ends(events)
+
+    def _hand_out(self, batch: list[MessageLike], at: float) -> None:
         chunks: list[Chunk] = []
         for key, run in _runs(batch):
             chunk = self._deliver(key, run, at)
@@ -289,6 +301,7 @@ class Poller:
         if self.targets:
             keep = self.targets.within(key, offsets)
             if keep < len(run):
+                assignment.cut_off()
                 run, offsets = run[:keep], offsets[:keep]
             if not run:
                 return None
@@ -318,11 +331,16 @@ class Poller:
         """Read the values once for all, and send those that aren't UTF-8 to the dead letters; None when nothing remains."""
         try:
             values = [message.value() for message in chunk.messages]
-            sizes = [0 if value is None else len(value) for value in values]
         except Exception:  # noqa: BLE001 - a message that can't be read: its worker finds out which, and survives it
             return chunk
+        try:
+            sizes = list(map(len, values))  # type: ignore[arg-type]
+            plain = all(map(bytes.isascii, values))  # type: ignore[arg-type]
+        except TypeError:  # tombstones among them
+            sizes = [0 if value is None else len(value) for value in values]
+            plain = False
         chunk.size = sum(sizes)
-        if self._config.value_encoding == "utf-8":
+        if not plain and self._config.value_encoding == "utf-8":
             bad = [index for index, value in enumerate(values) if not _is_text(value)]
             if bad:
                 return self._without(chunk, bad)
@@ -361,7 +379,8 @@ class Poller:
             end = message.offset()
             assignment: Assignment | None = self.partitions.open.get(key)
             if assignment is not None and end is not None and end >= 0:
-                assignment.reached_end(end)
+                if not self._lingering:  # what came while draining wasn't delivered: the end lies behind it
+                    assignment.reached_end(self.targets.up_to(key, end))
                 self.watermarks = {**self.watermarks, key: max(end, self.watermarks.get(key, 0))}
                 self.targets.at_end(key, end)
                 # Nothing is finished by this; but the commit loop gets to know a partition in which nothing may ever be.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
+from kafka_consumer.assignment import next_offset
 from kafka_consumer.types import TopicPartitionKey
 
 
@@ -35,6 +36,11 @@ class StopTargets:
         target = self._targets.get(key)
         if target is not None and end > target:
             self.reached.add(key)
+
+    def up_to(self, key: TopicPartitionKey, end: int) -> int:
+        """Return the next offset that a commit may reach where the log ends at ``end``: never past the target."""
+        target = self._targets.get(key)
+        return end if target is None else min(end, next_offset(target))
 
     @property
     def all_reached(self) -> bool:
