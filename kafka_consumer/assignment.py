@@ -250,6 +250,14 @@ class Assignment:
         with self._lock:
             self._settled = self._committed
 
+    def unfinished_before(self, offset: int) -> bool:
+        """Whether a message below ``offset`` was delivered and isn't finished."""
+        with self._lock:
+            for first, start, count in self._runs:
+                if first + count > self._done_below:
+                    return start + max(0, self._done_below - first) < offset
+            return False
+
     @property
     def unfinished(self) -> int:
         """Messages delivered and not finished."""

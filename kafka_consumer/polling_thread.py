@@ -232,25 +232,23 @@ class Poller:
     def _fetch(self, count: int, timeout: float) -> list[MessageLike]:
         """Poll up to ``count`` messages; wait up to ``timeout`` seconds for the first, and no longer for the others."""
         begun = time.monotonic()
+        came: list[tuple[dict[TopicPartitionKey, Assignment], MessageLike]] = []  # each with the assignments it came under
+        more: list[MessageLike] = []
         try:
-            first = self._consumer.poll(timeout)
-            if first is None:
-                if time.monotonic() - begun < timeout / 2:  # a source that doesn't wait must not make this loop spin
-                    self._shared_state.shutdown_event.wait(timeout / 10)
-                return []
-            batch = [first]
-            if count > 1 and self._bulk:
-                ours = self.partitions.open
-                more = self._consumer.consume(count - 1, 0)
-                if isinstance(more, list):
-                    return (batch if self._still(ours, first) else []) + more
-                self._bulk = False
-            while len(batch) < count and (message := self._consumer.poll(0)) is not None:
-                batch.append(message)
+            while len(came) < count and (message := self._consumer.poll(0 if came else timeout)) is not None:
+                came.append((self.partitions.open, message))
+                if self._bulk and len(came) < count:
+                    answer = self._consumer.consume(count - 1, 0)
+                    if isinstance(answer, list):
+                        more = answer
+                        break
+                    self._bulk = False
         except KafkaException as error:
+            # What came before it is delivered all the same: left out, it would look like a hole, and a commit would jump over it.
             self.errors.raised(error)
-            return []
-        return batch
+        if not came and time.monotonic() - begun < timeout / 2:  # a source that doesn't wait must not make this loop spin
+            self._shared_state.shutdown_event.wait(timeout / 10)
+        return [message for ours, message in came if self._still(ours, message)] + more
 
     def _still(self, ours: dict[TopicPartitionKey, Assignment], message: MessageLike) -> bool:
         """Whether a message (or the end of a partition) belongs to today's assignment.
@@ -306,6 +304,10 @@ class Poller:
             if not run:
                 return None
         if assignment.position is not None and offsets[0] < assignment.position:
+            if assignment.unfinished_before(offsets[0]):
+                # Handed out again by the client while older messages are in work: only what is new among them is taken.
+                fresh = [message for message in run if message.offset() >= (assignment.position or 0)]
+                return self._deliver(key, fresh, at) if fresh else None
             self._shared_state.logger.warning(
                 "%s-%d jumped back from offset %d to %d: it is processed again from there", *key, assignment.position, offsets[0]
             )

@@ -158,7 +158,7 @@ class PartitionResult:
 
 
 class _Log:
-    """The records of a partition, by offset; ``end`` may lie beyond the last one (markers), offsets may be missing (compaction)."""
+    """The records of a partition, by offset: some may be missing (compaction), ``end`` may lie beyond the last (markers)."""
 
     def __init__(self) -> None:
         self.offsets: list[int] = []
@@ -534,7 +534,7 @@ class FakeConsumer:
 
     def _raised(self, found: list[Any]) -> BaseException | None:
         if self.events and isinstance(self.events[0], BaseException) and not isinstance(self.events[0], KafkaError) and not found:
-            return self.events.popleft()  # type: ignore[no-any-return]
+            return self.events.popleft()
         return None
 
     def _serve(self) -> None:
@@ -604,7 +604,7 @@ class FakeConsumer:
     def _forget(self, keys: set[Key]) -> None:
         for key in keys:
             for table in (self._positions, self._delivered, self._highs, self._ends_told):
-                table.pop(key, None)  # type: ignore[attr-defined]
+                table.pop(key, None)
 
     def _resolve(self, key: Key, offset: int) -> int | None:
         log = self.broker.logs.get(key)

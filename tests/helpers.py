@@ -10,10 +10,40 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from kafka_consumer.config import KafkaConsumerConfig
+from kafka_consumer.shared_state import SharedState
 
 PATIENCE_SECONDS = 10.0
 """How long a test waits for what should take milliseconds: long enough for a busy machine, short enough to end."""
+
+
+def accept(value: bytes | None) -> None:
+    """Process a message: nothing to do."""
+
+
+def make_config(folder: str | os.PathLike[str], **options: Any) -> KafkaConsumerConfig:
+    """Return a configuration with short intervals and its files in ``folder``."""
+    defaults: dict[str, Any] = {
+        "bootstrap_servers": "localhost:9092",
+        "topic": "test-topic",
+        "group_id": "test-group",
+        "processor_callable": accept,
+        "backup_path": str(Path(folder) / "backup.csv"),
+        "dlq_path": str(Path(folder) / "dlq.csv"),
+        "worker_count": 3,
+        "commit_interval_seconds": 0.05,
+        "csv_flush_interval_seconds": 0.05,
+        "shutdown_timeout_seconds": 2.0,
+    }
+    return KafkaConsumerConfig(**{**defaults, **options})
+
+
+def make_state(folder: str | os.PathLike[str], **options: Any) -> SharedState:
+    """Return the shared state of such a configuration."""
+    return SharedState(make_config(folder, **options))
 
 
 def eventually(predicate: Callable[[], Any], timeout: float = PATIENCE_SECONDS, *, what: str = "the condition") -> Any:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from collections.abc import Callable, Iterable
-from typing import ClassVar
+from typing import Any, ClassVar, TextIO, cast
 
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
 from textual.driver import Driver
 from textual.screen import Screen
-from rich.text import Text
 
 from kafka_consumer.snapshot import Snapshot
 from tui.bindings import KEYS, bindings
@@ -30,8 +30,10 @@ TICK_SECONDS = 0.5
 
 
 class ConsoleApp(App[int]):
-    """Draws what ``feed`` gives, twice a second. ``on_drain`` is called when the operator chose to drain an in-process
-    consumer; the caller ends the app once the consumer has ended.
+    """Draws what ``feed`` gives, twice a second.
+
+    Its owner ends it when an in-process consumer has ended. ``on_mounted`` is called once the event loop runs; ``may_draw`` at
+    each tick: False while the terminal takes nothing. ``output`` takes what is printed meanwhile.
     """
 
     CSS_PATH = "console.tcss"
@@ -49,7 +51,8 @@ class ConsoleApp(App[int]):
         tick_seconds: float | None = TICK_SECONDS,
         driver_class: type[Driver] | None = None,
         on_mounted: Callable[[], None] | None = None,
-        watch_terminal: Callable[[], None] | None = None,
+        may_draw: Callable[[], bool] | None = None,
+        output: TextIO | None = None,
     ) -> None:
         no_color = bool(os.environ.get("NO_COLOR"))
         super().__init__(driver_class=driver_class, ansi_color=no_color)
@@ -58,7 +61,10 @@ class ConsoleApp(App[int]):
         self.trends = Trends()
         self._tick_seconds = tick_seconds
         self._on_mounted = on_mounted
-        self._watch_terminal = watch_terminal
+        self._may_draw = may_draw
+        if output is not None:
+            # Textual would throw away what the processor prints.
+            self._capture_stdout = self._capture_stderr = cast("Any", output)
         self._snapshot: Snapshot | None = None
         self._frozen_at: float | None = None
         self._frozen_history: tuple[CommandView, ...] = ()
@@ -86,8 +92,8 @@ class ConsoleApp(App[int]):
 
     def tick(self) -> None:
         """Take what is new and show it; everything that moves on the screen moves here."""
-        if self._watch_terminal is not None:
-            self._watch_terminal()
+        if self._may_draw is not None and not self._may_draw():
+            return
         if self._exit:
             return
         view = self.make_view()
@@ -186,8 +192,12 @@ class ConsoleApp(App[int]):
     def _fatal_error(self) -> None:
         """Print where it happened, without the values of variables: they may be secrets."""
         self.crash = crash_report()
-        self._exit_renderables.append(Text(self.crash))
         self._close_messages_no_wait()
+
+    def _print_error_renderables(self) -> None:
+        if self.crash is not None:
+            print(self.crash, file=sys.stderr)  # noqa: T201 - the last words, after the screen was given back
+        super()._print_error_renderables()
 
 
 def crash_report() -> str:

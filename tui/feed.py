@@ -217,8 +217,7 @@ class LocalFeed(FeedBase):
     def worker_stack(self, worker_id: int) -> tuple[str, ...] | None:
         """Return the calls of a worker's thread, found by its name, outermost first; None when there is none such."""
         for thread in threading.enumerate():
-            digits = thread.name.rpartition("-")[2]
-            if "worker" in thread.name and digits.isdecimal() and int(digits) == worker_id and thread.ident is not None:
+            if thread.name == f"worker-{worker_id}" and thread.ident is not None:
                 frame = sys._current_frames().get(thread.ident)
                 if frame is None:
                     return None

@@ -30,9 +30,10 @@ COMPLETE = ("--topic", "orders", "--group", "billing", "--processor", "app:handl
 UNREACHABLE = ("--bootstrap-server", "127.0.0.1:1")
 
 
-def environment(**extra: str) -> dict[str, str]:
-    """The environment of a process: none of our variables but the given ones."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("KC_")} | {"PYTHONPATH": str(ROOT)} | extra
+def environment(folder: Path, **extra: str) -> dict[str, str]:
+    """The environment of a process: none of our variables but the given ones, and its temporary files in the folder."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("KC_")}
+    return inherited | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder)} | extra
 
 
 @pytest.fixture
@@ -45,8 +46,8 @@ def folder(tmp_path: Path) -> Path:
 def kc(folder: Path, *arguments: str, timeout: float = 60, **extra: str) -> subprocess.CompletedProcess[str]:
     """Run the command in the folder to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "kafka_consumer", *arguments], cwd=folder, env=environment(**extra), stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, timeout=timeout, check=False,
+        [sys.executable, "-m", "kafka_consumer", *arguments], cwd=folder, env=environment(folder, **extra),
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False,
     )
 
 
@@ -55,8 +56,8 @@ class Running:
 
     def __init__(self, folder: Path, *arguments: str, **extra: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "kafka_consumer", *arguments], cwd=folder, env=environment(**extra), stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [sys.executable, "-m", "kafka_consumer", *arguments], cwd=folder, env=environment(folder, **extra),
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         self._lines: list[str] = []  # appended by the reading thread, read by the test
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -228,8 +229,8 @@ class TestConsole:
         master, slave = pty.openpty()
         try:
             process = subprocess.Popen(
-                [sys.executable, "-m", "kafka_consumer", *arguments], cwd=folder, env=environment(), stdin=slave, stdout=slave,
-                stderr=slave,
+                [sys.executable, "-m", "kafka_consumer", *arguments], cwd=folder, env=environment(folder),
+                stdin=slave, stdout=slave, stderr=slave,
             )
             code = process.wait(60)
             output = b""
@@ -343,6 +344,14 @@ class TestHeadless:
         assert running.end() == 0, running.log
         assert "Traceback" not in running.log
         assert "stopped by a signal" in running.log
+
+    def test_a_signal_while_the_processor_is_being_imported_exits_0(self, start: Callable[..., Running], folder: Path) -> None:
+        (folder / "app.py").write_text("import sys, threading\nprint('importing', file=sys.stderr)\nthreading.Event().wait(60)\n")
+        running = start("--headless", *COMPLETE, *UNREACHABLE)
+        running.wait_for(lambda: "importing" in running.log)
+        running.process.send_signal(signal.SIGTERM)
+        assert running.end() == 0
+        assert running.log == "importing\nstopped by a signal before it began\n"
 
     def test_log_lines_are_plain_in_a_pipe(self, folder: Path) -> None:
         demo = ("--demo", "--demo-messages", "5", "--value-encoding", "binary")

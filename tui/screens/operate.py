@@ -130,8 +130,8 @@ class Operating(Screen[None]):
 
         def preview(view: View, entered: str) -> tuple[Sequence[Line], bool]:
             limit = read_number(entered)
-            if limit is None:
-                return ((("expected a number of messages a second, or 0 for no limit", "warn"),),), False
+            if limit is None or 0 < limit < 1:
+                return ((("expected a number of messages a second of at least 1, or 0 for no limit", "warn"),),), False
             said = "no limit: as fast as the workers go" if limit == 0 else f"at most {limit:g} messages a second are handed to workers"
             return (((said, "plain"),),), True
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
-from textual.geometry import Region
+from textual.geometry import Region, Size
 from textual.strip import Strip
 from textual.widget import Widget
 
@@ -19,19 +19,22 @@ _REVERSE = Style(reverse=True)
 
 
 def draw(widget: Widget, line: Line, width: int, *, reverse: bool = False) -> Strip:
-    """Return a line as a strip of exactly ``width`` cells. Every text passes ``clean`` here, whatever it passed before."""
+    """Return a line as a strip of exactly ``width`` cells. Every text passes ``clean`` here, whatever it passed before.
+
+    ``reverse`` draws the whole line in one pair of colours: the cursor. Words and glyphs tell the rest.
+    """
     segments: list[Segment] = []
     taken = 0
     for text, tone in line:
         if not text:
             continue
-        style = widget.get_component_rich_style(f"tone--{tone}")
+        style = widget.get_component_rich_style("tone--strong" if reverse else f"tone--{tone}")
         shown = clean(text)
         taken += width_of(shown)
         segments.append(Segment(shown, style + _REVERSE if reverse else style))
         if taken >= width:
             break
-    base = widget.get_component_rich_style("tone--plain")
+    base = widget.get_component_rich_style("tone--strong" if reverse else "tone--plain")
     if taken < width:
         segments.append(Segment(" " * (width - taken), base + _REVERSE if reverse else base))
         taken = width
@@ -67,12 +70,20 @@ class LinesWidget(Widget):
         if self._view is None:
             return
         width, height = self.size
+        # A widget without a line has no size yet.
+        width = width or self.screen.size.width
         before, self._lines = self._lines, self.lines(self._view, width, height)
+        if len(before) != len(self._lines):
+            self.refresh(layout=self.styles.is_auto_height)
         for y in range(max(len(before), len(self._lines))):
             old = before[y] if y < len(before) else None
             new = self._lines[y] if y < len(self._lines) else None
             if old != new:
                 self.refresh(Region(0, y, width, 1))
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        """Return the number of lines."""
+        return len(self._lines)
 
     def render_line(self, y: int) -> Strip:
         """Draw one line."""

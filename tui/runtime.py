@@ -1,0 +1,257 @@
+"""Runs the console to its end: signals, a lost terminal, a crash of the screen, a consumer that ends by itself.
+
+In one process with the consumer, whatever ends the console drains the consumer, and the exit code is the consumer's. Attached,
+whatever ends the console ends the console alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Protocol, TextIO, cast
+
+from textual.driver import Driver
+
+from kafka_consumer.logs import PlainFormatter
+from kafka_consumer.snapshot import Snapshot
+from tui.app import ConsoleApp
+from tui.feed import Feed, FeedBase, LocalFeed
+from tui.terminal import ConsoleDriver, Output, own_terminal
+
+EXIT_OK = 0
+EXIT_FAILURE = 1
+GRACE_SECONDS = 5.0
+"""How long the screen may take to end once it was told to; then the process ends without it."""
+SHOWN_LINES = 20
+
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
+
+
+class Consumer(Protocol):
+    """A consumer that the console runs in its own process."""
+
+    exit_code: int | None
+
+    def start(self) -> None: ...
+    def stop(self, reason: str) -> None: ...
+    def join(self, timeout: float | None = None) -> bool: ...
+    def snapshot(self) -> Snapshot: ...
+
+
+class Session:
+    """One run of the console. Signals arrive in a queue that a thread reads: a handler may do no more."""
+
+    def __init__(self, feed: Feed, consumer: Consumer | None, *, theme: str | None, output: Output) -> None:
+        self._feed = feed
+        self._consumer = consumer
+        self._output = output
+        self._theme = theme
+        # Reentrant, so a signal handler may put into it.
+        self._signals: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._leaving = threading.Event()
+        self._left = threading.Event()
+        self._code = EXIT_OK
+        self.app: ConsoleApp | None = None
+        self.lost_terminal = False
+
+    def run(self) -> int:
+        """Run the screen until it ends; return 1 when it crashed, else what it was told to end with."""
+        # The driver is made by the application; this is how it is found again.
+        app = self.app = ConsoleApp(
+            self._feed, theme=self._theme, driver_class=cast("type[Driver]", ConsoleDriver), on_mounted=self._mounted,
+            may_draw=self._may_draw, output=cast("TextIO", self._output),
+        )  # fmt: skip
+        with self._handling_signals():
+            self._spawn(self._watch_signals, "kc-console-signals")
+            self._spawn(self._guard_the_end, "kc-console-guard")
+            if self._consumer is not None:
+                self._spawn(self._watch_consumer, "kc-console-watch")
+            try:
+                app.run()
+            finally:
+                self._left.set()
+                self._leaving.set()
+                self._signals.put(None)
+        if app.crash is not None or app.return_code not in (0, None):
+            return EXIT_FAILURE if app.crash is not None else app.return_code or EXIT_OK
+        return self._code
+
+    def leave(self, code: int = EXIT_OK) -> None:
+        """Have the screen end; any thread."""
+        self._code = code
+        self._leaving.set()
+        loop, app = self._loop, self.app
+        if loop is not None and app is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(app.exit, code)
+
+    def _mounted(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        if self._leaving.is_set() and self.app is not None:
+            self.app.exit(self._code)
+
+    def _may_draw(self) -> bool:
+        """Notice a lost terminal and end; skip what a stalled one wouldn't take."""
+        driver = self.app._driver if self.app is not None else None  # noqa: SLF001 - it has no public face
+        if not isinstance(driver, ConsoleDriver):
+            return True
+        if driver.lost:
+            if not self.lost_terminal:
+                self._signals.put(signal.SIGHUP)
+            self.lost_terminal = True
+            return False
+        if driver.stalled:
+            return False
+        if driver.behind and self.app is not None:
+            driver.behind = False
+            self.app.refresh(layout=True)
+        return True
+
+    # Threads
+
+    def _spawn(self, target: Callable[[], None], name: str) -> None:
+        threading.Thread(target=target, name=name, daemon=True).start()
+
+    def _watch_signals(self) -> None:
+        while (number := self._signals.get()) is not None:
+            name = signal.Signals(number).name
+            hangup = name == "SIGHUP"
+            self.lost_terminal = self.lost_terminal or hangup
+            if self._consumer is None:
+                self.leave(EXIT_OK)
+                continue
+            self._consumer.stop("the terminal was lost" if hangup else f"stopped by {name}")
+            if hangup:
+                # Nobody sees the screen any more; the drain goes on without it.
+                self.leave(EXIT_OK)
+
+    def _watch_consumer(self) -> None:
+        consumer = self._consumer
+        if consumer is not None:
+            consumer.join()
+            self.leave(consumer.exit_code if consumer.exit_code is not None else EXIT_FAILURE)
+
+    def _guard_the_end(self) -> None:
+        """A screen that doesn't end within its grace (a terminal that takes nothing) must not keep the process."""
+        self._leaving.wait()
+        if self._left.wait(GRACE_SECONDS):
+            return
+        if self._consumer is not None:
+            self._consumer.join()
+        if not self._left.wait(0.1):
+            code = self._consumer.exit_code if self._consumer is not None else EXIT_OK
+            os._exit(EXIT_FAILURE if code is None else code)
+
+    @contextlib.contextmanager
+    def _handling_signals(self) -> Iterator[None]:
+        before = {number: signal.signal(number, lambda received, _: self._signals.put(received)) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+class _Keeping(logging.Handler):
+    """Keeps the log's last lines while the console is up, where stderr is the terminal."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__()
+        self._output = output
+        self.setFormatter(PlainFormatter())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the record."""
+        try:
+            self._output.write(self.format(record) + "\n")
+        except Exception:
+            self.handleError(record)
+
+
+def run_attached(feed: FeedBase, *, theme: str | None = None) -> int:
+    """Show a running consumer until the operator detaches; return the exit code."""
+    output = Output()
+    typed = cast("Feed", feed)
+    typed.start()
+    try:
+        with own_terminal(output):
+            session = Session(typed, None, theme=theme, output=output)
+            code = session.run()
+    finally:
+        typed.close()
+    _say(output, code)
+    return code
+
+
+def run_in_process(
+    consumer: Consumer,
+    *,
+    read_only: bool = False,
+    theme: str | None = None,
+    start_logging: Callable[[], object] | None = None,
+) -> int:
+    """Run a consumer under the console; return the consumer's exit code, or 1 when the screen crashed.
+
+    ``start_logging`` sends the log to stderr: called first where stderr isn't the terminal, else once the screen is gone.
+    Errors: whatever ``consumer.start()`` raises.
+    """
+    output = Output()
+    keeping: _Keeping | None = None
+    if start_logging is not None and not sys.stderr.isatty():
+        start_logging()
+    else:
+        keeping = _Keeping(output)
+        logging.getLogger().addHandler(keeping)
+    try:
+        consumer.start()
+        feed = LocalFeed(consumer, read_only=read_only)
+        feed.start()
+        with own_terminal(output):
+            session = Session(feed, consumer, theme=theme, output=output)
+            code = session.run()
+    finally:
+        if keeping is not None:
+            logging.getLogger().removeHandler(keeping)
+    if keeping is not None and start_logging is not None:
+        start_logging()
+    _say(output, code)
+    feed.close()
+    ended = _drain(consumer, crashed=session.app is not None and session.app.crash is not None)
+    return ended or (EXIT_FAILURE if session.app is not None and session.app.crash is not None else EXIT_OK)
+
+
+def _drain(consumer: Consumer, *, crashed: bool) -> int:
+    """Wait for the consumer's end without a screen; signals ask again for what has begun already."""
+    if not consumer.join(0):
+        consumer.stop("the console crashed" if crashed else "the console ended")
+        _print("draining; the console is gone, the consumer finishes what it has")
+        before = {number: signal.signal(number, lambda received, _: None) for number in _SIGNALS}
+        try:
+            while not consumer.join(0.5):
+                pass
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+    return consumer.exit_code if consumer.exit_code is not None else EXIT_FAILURE
+
+
+def _say(output: Output, code: int) -> None:
+    """Print what was said while the screen was up: the end of it, more when something went wrong."""
+    lines = output.lines()
+    shown = lines[-(SHOWN_LINES if code == EXIT_OK else len(lines)) :] if lines else []
+    if shown:
+        _print("\n".join(shown))
+
+
+def _print(text: str) -> None:
+    # The terminal may be gone.
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)  # noqa: T201 - the screen is gone, this is the command line again
