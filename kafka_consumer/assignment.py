@@ -27,7 +27,7 @@ def next_offset(last_processed: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class CommitPoint:
-    """What may be committed for a partition: ``offset`` is Kafka's next offset; all sequence numbers below ``sequence`` are done."""
+    """What may be committed for a partition: ``offset`` is Kafka's next offset; all below ``sequence`` (its number) is done."""
 
     assignment: Assignment
     offset: int
@@ -38,8 +38,8 @@ class CommitPoint:
 class AssignmentView:
     """A frozen copy for snapshots; offsets are Kafka's next ones.
 
-    ``oldest`` is when the oldest uncommitted batch was polled (monotonic seconds), ``timestamp`` the last delivered message's own,
-    in milliseconds since the epoch.
+    ``oldest`` is when the oldest uncommitted batch was polled (monotonic seconds), ``timestamp`` the last delivered message's
+    own, in milliseconds since the epoch.
     """
 
     position: int | None
@@ -140,7 +140,7 @@ class Assignment:
             self._cut_off = True
 
     def completed(self, sequences: Sequence[int]) -> bool:
-        """Record finished messages by sequence number; returns False, and forgets them, when the partition isn't ours any more."""
+        """Record finished messages by sequence number; returns False, and forgets them, when it isn't ours any more."""
         with self._lock:
             if self._closed:
                 return False

@@ -97,7 +97,7 @@ class Client:
                 future.set_exception(ClientClosedError("the Kafka client is closed"))
 
     def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
-        """librdkafka's answer to a commit; runs inside a poll of the owner. Must not raise: that would drop a fetched batch."""
+        """Librdkafka's answer to a commit; runs inside a poll of the owner. Must not raise: that would drop a fetched batch."""
         key = _key(partitions)
         with self._lock:
             found = next((entry for entry in self._commits if entry[0] == key), None)
@@ -143,7 +143,7 @@ class Client:
             ours = [tp for tp in offsets if still_ours(tp)]
             if not ours:
                 future.set_result([])
-            elif not self._asynchronous or threading.get_ident() == self._owner and not self._serving:
+            elif not self._asynchronous or (threading.get_ident() == self._owner and not self._serving):
                 future.set_result(self._consumer.commit(offsets=ours, asynchronous=False))
             else:
                 entry = (_key(ours), future)
@@ -176,7 +176,7 @@ class Client:
 
 
 def _quiet_logger() -> logging.Logger:
-    """Return the logger for librdkafka's own lines: they repeat what the polling thread reports better, so only DEBUG shows them."""
+    """Return the logger for librdkafka's own lines. They repeat what the polling thread reports better: only DEBUG shows them."""
     quiet = logging.getLogger("kafka_consumer.librdkafka")
     quiet.setLevel(logging.CRITICAL if logging.getLogger("kafka_consumer").level > logging.DEBUG else logging.DEBUG)
     return quiet

@@ -8,8 +8,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import math
 import os
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,8 +49,10 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
-    return (_is_int(value) or isinstance(value, float)) and math.isfinite(value)
+def is_number(value: Any) -> bool:
+    """Whether this is a finite number, and not a bool."""
+    # The upper bound is what a lock can wait for: some 290 years. It also keeps out inf, nan and integers no float can hold.
+    return (_is_int(value) or isinstance(value, float)) and -threading.TIMEOUT_MAX < value < threading.TIMEOUT_MAX
 
 
 def integer(low: int, high: int | None = None) -> Check:
@@ -68,7 +70,7 @@ def seconds(*, zero: bool = False) -> Check:
     accepted = "a number of seconds of at least 0" if zero else "a number of seconds above 0"
 
     def check(value: Any) -> str | None:
-        return None if _is_number(value) and (value > 0 or (zero and value == 0)) else accepted
+        return None if is_number(value) and (value > 0 or (zero and value == 0)) else accepted
 
     return check
 
@@ -110,7 +112,11 @@ def _processor(value: Any) -> str | None:
         except ConfigError as error:
             return f"a callable or 'module:name' ({error})"
         return None
-    return None if callable(value) else "a callable that takes the value as bytes, or 'module:name'"
+    if not callable(value):
+        return "a callable that takes the value as bytes, or 'module:name'"
+    if inspect.isgeneratorfunction(value) or inspect.isasyncgenfunction(value):
+        return "a function that does its work when called; a generator function does nothing until somebody iterates"
+    return None
 
 
 def _path(value: Any) -> str | None:
@@ -190,6 +196,13 @@ OPTIONS: Mapping[str, Option] = {
     "shutdown_timeout_seconds": Option(30.0, seconds(), "Seconds that the final commit may take."),
     "kafka_options": Option({}, _kafka_options, "Any option of librdkafka, passed through; values are never shown."),
 }
+
+
+def check_option(name: str, value: Any) -> None:
+    """Check one option's value. Errors: ``ConfigError``."""
+    accepted = OPTIONS[name].check(value)
+    if accepted is not None:
+        raise ConfigError(f"{name}: expected {accepted}, got {_show(name, value)}")
 
 
 def resolve_processor(spec: str) -> Callable[..., Any]:
@@ -324,8 +337,9 @@ class KafkaConsumerConfig:
 
     @property
     def is_coroutine(self) -> bool:
-        """Whether the processor is a coroutine function."""
-        return inspect.iscoroutinefunction(self.processor_callable)
+        """Whether calling the processor returns a coroutine."""
+        target = self.processor_callable
+        return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(getattr(target, "__call__", None))  # noqa: B004
 
     def __repr__(self) -> str:
         """Every option; the values of kafka_options are hidden."""

@@ -57,7 +57,7 @@ def _as_bytes(value: Any) -> bytes | None:
 def _try(read: Callable[[], T], fallback: T) -> T:
     try:
         return read()
-    except Exception:  # the worker that crashed on this message must still be able to record it
+    except Exception:  # noqa: BLE001 - the worker that crashed on this message must still be able to record it
         return fallback
 
 

@@ -18,10 +18,11 @@ from typing import Any
 from confluent_kafka import KafkaException
 
 from kafka_consumer.client import Client
-from kafka_consumer.config import KafkaConsumerConfig
+from kafka_consumer.config import KafkaConsumerConfig, check_option, is_number
 from kafka_consumer.csv_writers import BackupWriter, DeadLetterWriter
 from kafka_consumer.errors import ClientClosedError, ConfigError, FilesInUseError, RequestTimeoutError
 from kafka_consumer.file_lock import FileLocks
+from kafka_consumer.kafka_properties import mask_values
 from kafka_consumer.logs import LogTail
 from kafka_consumer.offset_manager import Committer
 from kafka_consumer.polling_thread import Poller
@@ -39,8 +40,8 @@ USAGE_EXIT_CODE = 2
 class KafkaConsumer:
     """A consumer: ``run()`` does all of it; or ``start()``, ``stop()``, ``join()``. It is used once.
 
-    ``consumer`` may be given: anything with ``confluent_kafka.Consumer``'s methods; it is subscribed and closed here. Every public
-    method may be called from any thread; ``run`` installs signal handlers when it is called in the main thread.
+    ``consumer`` may be given: anything with ``confluent_kafka.Consumer``'s methods; it is subscribed and closed here. Every
+    public method may be called from any thread; ``run`` installs signal handlers when it is called in the main thread.
     """
 
     def __init__(self, config: KafkaConsumerConfig, consumer: Any = None) -> None:
@@ -95,7 +96,7 @@ class KafkaConsumer:
             self._locks.release()
             self.shared_state.logger.removeHandler(self._log_tail)
             raise
-        self._builder = SnapshotBuilder(self.shared_state, self._poller, self._pool, self._committer, self._dead_letters, self._log_tail)
+        self._builder = self._snapshots(self._poller)
         for pipe in self._pipes():
             pipe.hold()
         self._spawn("dead-letters", self._dead_letters.run)
@@ -123,9 +124,7 @@ class KafkaConsumer:
 
     def snapshot(self) -> Snapshot:
         """Return a frozen picture of this moment. Built for the caller; nothing is kept up to date for its sake."""
-        if self._builder is None:
-            return SnapshotBuilder(self.shared_state, None, self._pool, self._committer, self._dead_letters, self._log_tail).build()
-        return self._builder.build()
+        return (self._builder or self._snapshots(None)).build()
 
     def pause(self, partitions: Iterable[TopicPartitionKey] | None = None) -> None:
         """Stop taking messages, of all or of some partitions; what was taken is finished."""
@@ -153,8 +152,7 @@ class KafkaConsumer:
 
     def set_workers(self, count: int) -> None:
         """Change the number of workers. Errors: ``ConfigError`` out of 1..1000."""
-        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 1000:
-            raise ConfigError(f"worker_count: expected an integer from 1 to 1,000, got {count!r}")
+        check_option("worker_count", count)
         self._pool.resize(count)
         self.shared_state.logger.info("%d workers", count)
 
@@ -164,7 +162,7 @@ class KafkaConsumer:
 
     def set_rate_limit(self, per_second: float | None) -> None:
         """Take at most so many messages a second; None for no limit. Errors: ``ConfigError`` below 1."""
-        if per_second is not None and (isinstance(per_second, bool) or not isinstance(per_second, int | float) or per_second < 1):
+        if per_second is not None and not (is_number(per_second) and per_second >= 1):
             raise ConfigError(f"per_second: expected None or a number of at least 1, got {per_second!r}")
         self._ask(lambda poller: setattr(poller, "rate_limit", per_second))
         self.shared_state.logger.info("rate limit: %s", "none" if per_second is None else f"{per_second:g} messages a second")
@@ -182,13 +180,17 @@ class KafkaConsumer:
         holder: list[Poller] = []
         if self._client.consumer is None:
             try:
-                self._client.connect(client_options(self.config, lambda error: holder[0].errors.on_client_error(error)))
+                self._client.connect(client_options(self.config, lambda error: holder[0].errors.on_client_error(error)))  # noqa: PLW0108 - the holder is empty yet
             except KafkaException as error:
-                raise ConfigError(f"kafka_options: {_without_values(error, self.config)}") from None
+                said = error.args[0].str() if error.args and hasattr(error.args[0], "str") else str(error)
+                raise ConfigError(f"kafka_options: {mask_values(said, self.config.kafka_options)}") from None
         poller = Poller(self.shared_state, self._client.consumer, self._committer, self._client.serve)
         poller.partitions.subscribed = True
         holder.append(poller)
         return poller
+
+    def _snapshots(self, poller: Poller | None) -> SnapshotBuilder:
+        return SnapshotBuilder(self.shared_state, poller, self._pool, self._committer, self._dead_letters, self._log_tail)
 
     def _pipes(self) -> list[Any]:
         state = self.shared_state
@@ -199,7 +201,8 @@ class KafkaConsumer:
             try:
                 work()
             except Exception as error:
-                self.shared_state.logger.critical("the %s thread failed: %s: %s", name, type(error).__name__, error, exc_info=True)
+                kind = type(error).__name__
+                self.shared_state.logger.critical("the %s thread failed: %s: %s", name, kind, error, exc_info=True)
                 self.shared_state.fail(f"the {name} thread failed: {error}")
 
         thread = self._threads[name] = threading.Thread(target=guarded, name=name, daemon=True)
@@ -259,9 +262,12 @@ class KafkaConsumer:
     def _join_workers(self) -> None:
         warn_after = self.config.shutdown_warning_seconds
         while not self._pool.join(warn_after):
+            now = time.monotonic()
             busy = [s for s in self._pool.statuses() if s.state is WorkerState.BUSY]
-            names = ", ".join(f"worker {s.id} ({s.topic}-{s.partition}@{s.offset}, {time.monotonic() - s.since:.0f} s)" for s in busy[:20])
-            self.shared_state.logger.warning("still draining after %g s, waiting for %d workers: %s", warn_after, len(busy), names)
+            names = [f"worker {s.id} ({s.topic}-{s.partition}@{s.offset}, {now - s.since:.0f} s)" for s in busy[:20]]
+            self.shared_state.logger.warning(
+                "still draining after %g s, waiting for %d workers: %s", warn_after, len(busy), ", ".join(names)
+            )
 
     def _join(self, name: str, timeout: float | None = None) -> bool:
         thread = self._threads[name]
@@ -311,15 +317,6 @@ def client_options(config: KafkaConsumerConfig, on_error: Callable[[Any], None] 
     if on_error is not None:
         options["error_cb"] = on_error
     return options
-
-
-def _without_values(error: KafkaException, config: KafkaConsumerConfig) -> str:
-    """Return what librdkafka says about an option, without the values it may quote."""
-    text = str(error.args[0].str()) if error.args and hasattr(error.args[0], "str") else str(error)
-    for value in sorted((str(v) for v in config.kafka_options.values()), key=len, reverse=True):
-        if value:
-            text = text.replace(value, "[hidden]")
-    return text
 
 
 def _name(keys: set[TopicPartitionKey] | None) -> str:

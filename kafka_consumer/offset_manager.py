@@ -45,8 +45,10 @@ def find_max_contiguous(last_committed: int, processed: Iterable[int]) -> int:
 
 
 class Committer:
-    """Takes results in, and commits at the interval. ``run()`` is the commit thread; the polling thread calls ``collect`` and
-    ``commit_now`` too, while a partition is being revoked."""
+    """Takes results in, and commits at the interval.
+
+    ``run()`` is the commit thread; the polling thread calls ``collect`` and ``commit_now`` too, while a partition is revoked.
+    """
 
     def __init__(self, shared_state: SharedState, consumer: Committable, *, final_seconds: float | None = None) -> None:
         config = shared_state.config
@@ -175,7 +177,7 @@ class Committer:
             answer = self._hand_over(points, offsets)
         except Exception as error:  # noqa: BLE001 - whatever the client raises: the loop goes on and tries again
             self._counters.commit_failures += 1
-            self._log.error("commit failed, will be tried again: %s (%s)", _reason(error), _show(points))  # noqa: TRY400
+            self._log.error("commit failed, will be tried again: %s (%s)", _reason(error), _show(points))
             return False
         finally:
             self.committing = False

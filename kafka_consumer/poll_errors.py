@@ -1,4 +1,4 @@
-"""What polling can run into: errors that pass, errors that don't, and a topic that isn't there. Used by the polling thread alone."""
+"""What polling can run into: errors that pass, errors that don't, a topic that isn't there. The polling thread's alone."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ METADATA_SECONDS = 5.0
 FIRST_UNREACHABLE_SECONDS = 1.0  # between two lines about brokers that can't be reached; doubled up to the longest
 LONGEST_UNREACHABLE_SECONDS = 30.0
 
+# The names with an underscore are librdkafka's own errors, public as any other.
+# ruff: noqa: SLF001
 REFUSED = {
     KafkaError._AUTHENTICATION,
     KafkaError.SASL_AUTHENTICATION_FAILED,
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
     KafkaError.GROUP_AUTHORIZATION_FAILED,
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-    KafkaError.TOPIC_EXCEPTION,
 }
 UNKNOWN_TOPIC = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}
 UNREACHABLE = {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE, KafkaError._SSL}
@@ -46,7 +47,7 @@ class PollErrors:
 
     def is_end(self, error: Any) -> bool:
         """Whether this is the end of a partition, which is no error."""
-        return _code(error) == KafkaError._PARTITION_EOF
+        return bool(_code(error) == KafkaError._PARTITION_EOF)
 
     def none(self) -> None:
         """Messages came: all is well again."""
@@ -73,7 +74,7 @@ class PollErrors:
         self._pause = min(LONGEST_PAUSE_SECONDS, self._pause * 2)
 
     def on_client_error(self, error: KafkaError) -> None:
-        """librdkafka's error callback, inside a poll; must not raise. Brokers that can't be reached, refused authentication."""
+        """Librdkafka's error callback, inside a poll; must not raise. Brokers that can't be reached, refused authentication."""
         if self._final(error):
             return
         if _code(error) not in UNREACHABLE:
@@ -115,6 +116,9 @@ class PollErrors:
 
     def _final(self, error: Any) -> bool:
         code = _code(error)
+        if code == KafkaError.TOPIC_EXCEPTION:
+            self._end(f"{self._topic!r} isn't a valid topic name: {_text(error)}")
+            return True
         if code in REFUSED:
             self._end(f"Kafka refuses access: {_text(error)}")
             return True

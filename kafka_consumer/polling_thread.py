@@ -61,6 +61,7 @@ class Poller:
         self._bulk = callable(getattr(consumer, "consume", None))
         self._poll_seconds = min(POLL_SECONDS, config.commit_interval_seconds)
         self._held: list[MessageLike] = []  # came although the partitions were paused
+        self._raised: KafkaException | None = None  # by the last fetch, after messages that are to be delivered first
         self._full_since: float | None = None
         self._pressed = False  # paused because of back-pressure
         self._lingering = False
@@ -231,6 +232,10 @@ class Poller:
 
     def _fetch(self, count: int, timeout: float) -> list[MessageLike]:
         """Poll up to ``count`` messages; wait up to ``timeout`` seconds for the first, and no longer for the others."""
+        if self._raised is not None:
+            self.errors.raised(self._raised)
+            self._raised = None
+            return []
         begun = time.monotonic()
         came: list[tuple[dict[TopicPartitionKey, Assignment], MessageLike]] = []  # each with the assignments it came under
         more: list[MessageLike] = []
@@ -244,8 +249,10 @@ class Poller:
                         break
                     self._bulk = False
         except KafkaException as error:
-            # What came before it is delivered all the same: left out, it would look like a hole, and a commit would jump over it.
-            self.errors.raised(error)
+            if not came:
+                self.errors.raised(error)
+            # What came before it is delivered first: left out, it would look like a hole, and a commit would jump over it.
+            self._raised = error if came else None
         if not came and time.monotonic() - begun < timeout / 2:  # a source that doesn't wait must not make this loop spin
             self._shared_state.shutdown_event.wait(timeout / 10)
         return [message for ours, message in came if self._still(ours, message)] + more
@@ -380,7 +387,7 @@ class Poller:
             key = (message.topic(), message.partition())
             end = message.offset()
             assignment: Assignment | None = self.partitions.open.get(key)
-            if assignment is not None and end is not None and end >= 0:
+            if assignment is not None and end >= 0:
                 if not self._lingering:  # what came while draining wasn't delivered: the end lies behind it
                     assignment.reached_end(self.targets.up_to(key, end))
                 self.watermarks = {**self.watermarks, key: max(end, self.watermarks.get(key, 0))}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from confluent_kafka import KafkaException, TopicPartition
 
@@ -19,6 +19,9 @@ from kafka_consumer.types import TopicPartitionKey
 COMMITTED_SECONDS = 10.0  # how long a new assignment may wait for the group's committed offsets
 REVOKE_SECONDS = 5.0  # how long a revocation waits for the messages in the workers' hands, at the most
 STEP_SECONDS = 0.01
+
+
+Reaction: TypeAlias = Callable[[Any, list[TopicPartition]], None]
 
 
 class Commits(Protocol):
@@ -75,7 +78,7 @@ class Partitions:
         """Partitions are gone already, others may own them: nothing is committed."""
         self._safely(self._lost, consumer, partitions)
 
-    def _safely(self, react: Callable[[Any, list[TopicPartition]], None], consumer: Any, partitions: list[TopicPartition]) -> None:
+    def _safely(self, react: Reaction, consumer: Any, partitions: list[TopicPartition]) -> None:
         try:
             self._shared_state.counters.rebalances += 1
             self.changed = True
@@ -121,8 +124,9 @@ class Partitions:
                 time.sleep(STEP_SECONDS)
             if busy:
                 self._shared_state.logger.warning(
-                    "%d messages of revoked partitions weren't finished within %g s: their next owner gets them", busy, REVOKE_SECONDS
-                )
+                    "%d messages of revoked partitions weren't finished within %g s: their next owner gets them",
+                    busy, REVOKE_SECONDS,
+                )  # fmt: skip
             self._commits.commit_now(leaving)
         self._give_up(leaving)
         if leaving:

@@ -6,7 +6,7 @@ import logging
 import threading
 
 from kafka_consumer.batch_queue import BatchQueue, CompletionQueue, DeadLetterQueue, RunningFlag
-from kafka_consumer.config import LOG_LEVELS, KafkaConsumerConfig, validate_config
+from kafka_consumer.config import KafkaConsumerConfig, check_option, validate_config
 from kafka_consumer.errors import ConfigError
 from kafka_consumer.lifecycle import Lifecycle
 from kafka_consumer.ordered_queue import OrderedQueue
@@ -72,8 +72,7 @@ class SharedState:
 
     def set_log_level(self, level: str) -> None:
         """Change the level of the package's logger. Errors: ``ConfigError`` for an unknown one."""
-        if level not in LOG_LEVELS:
-            raise ConfigError(f"log_level: expected one of {', '.join(LOG_LEVELS)}, got {level!r}")
+        check_option("log_level", level)
         self.logger.setLevel(level)
 
     def stop(self, reason: str = "stop() was called") -> None:

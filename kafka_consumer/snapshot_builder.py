@@ -188,7 +188,7 @@ class SnapshotBuilder:
         return self._letters[1]
 
 
-def _partition(  # noqa: PLR0913 - one figure each
+def _partition(
     key: TopicPartitionKey, view: AssignmentView, high: int | None, stop_at: int | None, rate: Rate, now: float, *, held: bool
 ) -> PartitionView:
     if high is not None and high < 0:
@@ -247,7 +247,9 @@ def _letter(at: float, letter: DeadLetter) -> DeadLetterView:
 
 
 def _payload(data: bytes | None) -> str | None:
-    return None if data is None else sanitise(data[: PAYLOAD_CHARACTERS * 4].decode("utf-8", "backslashreplace"), PAYLOAD_CHARACTERS)
+    if data is None:
+        return None
+    return sanitise(data[: PAYLOAD_CHARACTERS * 4].decode("utf-8", "backslashreplace"), PAYLOAD_CHARACTERS)
 
 
 def _level_name(state: SharedState) -> str:

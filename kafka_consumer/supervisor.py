@@ -145,7 +145,7 @@ class Supervisor:
         status = worker.status()
         self._shared_state.counters.timed_out += 1
         self._shared_state.logger.error(
-            "worker %d: %s-%s@%s took longer than processing_timeout=%s s: dead letter; its thread is stuck until the call returns",
+            "worker %d: %s-%s@%s took longer than processing_timeout=%s s: dead letter; the thread is stuck until the call ends",
             worker.id, status.topic, status.partition, status.offset, self._config.processing_timeout,
         )  # fmt: skip
         if self._replace is not None:

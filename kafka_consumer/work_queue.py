@@ -105,7 +105,7 @@ class WorkQueue(Pipe):
         self._depth -= len(chunk)
         return chunk
 
-    def _return(self, chunk: Chunk, retry: bool) -> None:
+    def _return(self, chunk: Chunk, retry: bool) -> None:  # noqa: ARG002 - lanes need it
         self._chunks.appendleft(chunk)
 
     def _finished(self, chunk: Chunk) -> None:

@@ -13,6 +13,7 @@ and no counter needs to be kept for each message.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import sys
 import threading
@@ -80,6 +81,15 @@ class Worker:
 
     def run(self) -> None:
         """Work until no more will come. Returns early after a crash of the loop, or when the pool has replaced this worker."""
+        if not self._config.is_coroutine:
+            self._run()
+            return
+        process = self._config.processor_callable
+        with asyncio.Runner() as runner:  # a coroutine function: one call at a time on this worker's own event loop
+            self._process = lambda value: runner.run(process(value))
+            self._run()
+
+    def _run(self) -> None:
         finished: Chunk | None = None
         self.thread = threading.current_thread()
         try:

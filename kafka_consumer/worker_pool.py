@@ -51,8 +51,10 @@ class WorkerPool:
             queue.workers = count
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until all have ended, up to ``timeout`` seconds; returns whether they have. Threads stuck in a call that ran out
-        of time aren't waited for."""
+        """Wait until all have ended, up to ``timeout`` seconds; returns whether they have.
+
+        Threads stuck in a call that ran out of time aren't waited for.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
         while waiting := self.alive():
             for worker in waiting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -12,8 +13,10 @@ READ_ONLY_NOTE = "refused with --read-only"
 
 @dataclass(frozen=True)
 class Key:
-    """A binding. ``hint``: its name on the last line of the screen (empty: not shown there); ``changes``: it acts on the
-    consumer; ``dangerous``: it asks before it acts, stating the effect.
+    """A binding.
+
+    ``hint``: its name on the last line of the screen (empty: not shown there); ``changes``: it acts on the consumer;
+    ``dangerous``: it asks before it acts, stating the effect; ``where``: the main screen, the application, or always.
     """
 
     id: str
@@ -98,9 +101,14 @@ def bindings(*where: str) -> list[BindingType]:
             continue
         found.append(
             Binding(
-                ",".join(key.keys), key.action, key.title, show=False, priority=key.where == "priority", id=key.id,
+                ",".join(key.keys),
+                key.action,
+                key.title,
+                show=False,
+                priority=key.where == "priority",
+                id=key.id,
                 tooltip=key.tooltip,
-            )  # fmt: skip
+            )
         )
     return found
 
@@ -127,4 +135,4 @@ def markdown_table() -> str:
 
 
 if __name__ == "__main__":
-    print(markdown_table(), end="")
+    sys.stdout.write(markdown_table())

@@ -35,9 +35,9 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
 @click.command(
     cls=GroupedCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, name="kc-tui"
 )
-@click.option("--attach", cls=GroupedOption, section="Console", metavar="SOCKET", help="Look at the consumer that listens there.")
+@click.option("--attach", cls=GroupedOption, section="Console", metavar="SOCKET", help="Look at the consumer listening there.")
 @click.option(
-    "--read-only", cls=GroupedOption, section="Console", is_flag=True, help="Refuse every command; what is shown can't be changed."
+    "--read-only", cls=GroupedOption, section="Console", is_flag=True, help="Refuse every command; the console only shows."
 )
 @click.option(
     "--theme", cls=GroupedOption, section="Console", type=click.Choice(THEMES), help="Colours to start with; t changes them."
@@ -56,7 +56,7 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the version and exit."
 )
 @click.pass_context
-def cli(  # noqa: PLR0913 - one for each option
+def cli(
     ctx: click.Context, /, attach: str | None, read_only: bool, theme: str | None, web: bool, web_port: int, web_write: bool,
     **given: Any,
 ) -> None:

@@ -48,7 +48,7 @@ def operator_name() -> str:
 def describe_error(error: BaseException) -> str:
     """Return an exception on one clean line."""
     said = " ".join(str(error).split())
-    return clean(said if said else type(error).__name__, 300)
+    return clean(said or type(error).__name__, 300)
 
 
 class Feed(Protocol):
@@ -218,7 +218,7 @@ class LocalFeed(FeedBase):
         """Return the calls of a worker's thread, found by its name, outermost first; None when there is none such."""
         for thread in threading.enumerate():
             if thread.name == f"worker-{worker_id}" and thread.ident is not None:
-                frame = sys._current_frames().get(thread.ident)
+                frame = sys._current_frames().get(thread.ident)  # noqa: SLF001 - there is no public name
                 if frame is None:
                     return None
                 calls = traceback.StackSummary.extract(traceback.walk_stack(frame), limit=60, capture_locals=False)
@@ -243,7 +243,7 @@ class LocalFeed(FeedBase):
             try:
                 self._slot = (self._consumer.snapshot(), self.clock.monotonic())
                 self._problem = None
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001
                 # The screen must outlive whatever the consumer does; it says so and shows the age of what it has.
                 self._problem = f"no snapshot: {type(error).__name__}: {describe_error(error)}"
             self._closed.wait(self._interval)
@@ -265,7 +265,7 @@ class LocalFeed(FeedBase):
             return CommandState.REFUSED, "not supported by this consumer" + (f": {said}" if said else "")
         except TimeoutError as error:
             return CommandState.EXPIRED, describe_error(error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever a consumer raises is the reason of a refusal
             lost = "LostPartition" in type(error).__name__ or "PartitionLost" in type(error).__name__
             return CommandState.LOST_PARTITION if lost else CommandState.REFUSED, describe_error(error)
         return CommandState.APPLIED, clean(answer, 300) if isinstance(answer, str) else ""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from datetime import datetime
 
-UNKNOWN = "–"
+UNKNOWN = "\u2013"
 """What stands for a figure that isn't known."""
 
 _SPARKS = "▁▂▃▄▅▆▇█"

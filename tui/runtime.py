@@ -172,7 +172,7 @@ class _Keeping(logging.Handler):
         """Keep the record."""
         try:
             self._output.write(self.format(record) + "\n")
-        except Exception:
+        except Exception:  # noqa: BLE001 - as every handler does
             self.handleError(record)
 
 

@@ -207,7 +207,8 @@ class SocketFeed(FeedBase):
             self._pending[handle.id] = handle
             line = {"type": "command", "id": handle.id, "command": handle.command, "args": handle.args}
             outgoing += json.dumps(line, separators=(",", ":")).encode() + b"\n"
-        for identity in [identity for identity, handle in self._pending.items() if handle.view().final and not self._awaited(handle)]:
+        done = [identity for identity, handle in self._pending.items() if handle.view().final and not self._awaited(handle)]
+        for identity in done:
             del self._pending[identity]
 
     def _awaited(self, handle: CommandHandle) -> bool:

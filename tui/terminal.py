@@ -148,7 +148,7 @@ class ConsoleDriver(LinuxDriver):
             self.run_input_thread()
         except OSError:
             self._input_lost = True
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # Textual would print the values of variables here.
             self._app.call_later(self._app.panic, Text(f"reading the keyboard failed: {type(error).__name__}"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -179,7 +180,7 @@ def test_a_signal_while_the_main_thread_holds_the_events_lock_does_not_deadlock(
 
 def test_a_signal_while_the_main_thread_logs_does_not_deadlock(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(signal_handler, "HANDED_OFF_SECONDS", 0.02)
-    slow = logging.Handler()
+    slow = logging.StreamHandler(io.StringIO())
     logging.getLogger("kafka_consumer").addHandler(slow)
     try:
         handler = SignalHandler()

@@ -35,8 +35,8 @@ class Paper(ScrollView, can_focus=True):
     COMPONENT_CLASSES = set(TONE_CLASSES)
     ALLOW_SELECT = False
 
-    def __init__(self, *, id: str | None = None) -> None:
-        super().__init__(id=id)
+    def __init__(self, *, name: str | None = None) -> None:
+        super().__init__(name=name)
         self._source: Sequence[Line] = ()
         self._lines: list[Line] = []
 
@@ -76,7 +76,7 @@ class Paper(ScrollView, can_focus=True):
 
 def wrap_line(line: Line, width: int) -> list[Line]:
     """Return a line cut at ``width`` cells; what follows is set under its last part when that has room."""
-    from tui.text import line_width, width_of  # noqa: PLC0415
+    from tui.text import line_width, width_of
 
     if line_width(line) <= width or not line:
         return [line]
@@ -93,8 +93,8 @@ def wrap_line(line: Line, width: int) -> list[Line]:
 class OneLine(LinesWidget):
     """One line that a page sets."""
 
-    def __init__(self, line: Line = (), *, id: str | None = None) -> None:
-        super().__init__(id=id)
+    def __init__(self, line: Line = ()) -> None:
+        super().__init__()
         self.set_line(line)
 
     def set_line(self, line: Line) -> None:

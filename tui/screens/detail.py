@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kafka_consumer.snapshot import DeadLetterView, PartitionView, Snapshot, WorkerView
-from tui.format import count, date_time, duration, fraction, full, percent, remaining, signed
+from tui.format import UNKNOWN, count, date_time, duration, fraction, full, percent, remaining, signed
 from tui.screens.base import PageScreen, fact
 from tui.text import Line
 from tui.view import View
@@ -52,7 +52,8 @@ class PartitionPage(PageScreen):
         if row.stop_at is not None and row.committed is not None:
             lines.append(fact("to the target", f"{max(0, row.stop_at + 1 - row.committed):,} offsets"))
         lines += [(), (("Workers that hold its messages", "title"),)]
-        holding = [worker for worker in (snapshot.workers if snapshot else ()) if (worker.topic, worker.partition) == self._identity]
+        workers = snapshot.workers if snapshot else ()
+        holding = [worker for worker in workers if (worker.topic, worker.partition) == self._identity]
         for worker in sorted(holding, key=lambda worker: worker.offset or 0):
             word, worker_tone = worker_state_part(worker.state)
             lines.append(
@@ -62,8 +63,9 @@ class PartitionPage(PageScreen):
         if not holding:
             lines.append((("  none", "dim"),))
         lines += [(), (("Its latest dead letters", "title"),)]
-        dead = [letter for letter in (snapshot.dlq_tail if snapshot else ()) if (letter.topic, letter.partition) == self._identity]
-        lines += [((f"  {place(letter)}  ", "plain"), (f"{letter.error_type}: {letter.error_message}", "plain")) for letter in dead]
+        letters = snapshot.dlq_tail if snapshot else ()
+        dead = [letter for letter in letters if (letter.topic, letter.partition) == self._identity]
+        lines += [((f"  {place(letter)}  ", "plain"), (f"{letter.error_type}: {letter.error_message}", "dim")) for letter in dead]
         return lines if dead else [*lines, (("  none", "dim"),)]
 
     @property
@@ -99,7 +101,7 @@ class WorkerPage(PageScreen):
         lines += [
             fact("state", word, tone),
             fact("holds", holds(row) or "nothing"),
-            fact("for", duration(row.busy_seconds) if holds(row) else "–"),
+            fact("for", duration(row.busy_seconds) if holds(row) else UNKNOWN),
             fact("processed", f"{row.processed:,}"),
             fact("failed", f"{row.failed:,}" + (f"  ({percent(fraction(row.failed, done))})" if done else "")),
             (),

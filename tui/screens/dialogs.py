@@ -21,6 +21,7 @@ from tui.screens.base import wrap_line
 from tui.text import Line, clean
 from tui.view import View
 from tui.widgets.drawing import TONE_CLASSES, draw
+from tui.widgets.entry import Entry
 
 if TYPE_CHECKING:
     from tui.app import ConsoleApp
@@ -233,11 +234,12 @@ class Ask(Dialog[str]):
 
     def body(self) -> ComposeResult:
         """Return the entry."""
-        yield Input(self._value, id="entry", max_length=200)
+        yield Entry(self._value, id="entry")
 
     def choices(self) -> Sequence[Choice]:
         """Return cancel and go."""
-        return (Choice("no", "esc  cancel"), Choice("yes", f"enter  {self._yes}", "bad" if self.has_class("dangerous") else "plain"))
+        tone = "bad" if self.has_class("dangerous") else "plain"
+        return (Choice("no", "esc  cancel"), Choice("yes", f"enter  {self._yes}", tone))
 
     def on_mount(self) -> None:
         """Start in the entry."""

@@ -19,6 +19,7 @@ from tui.screens.history import HistoryPage
 from tui.screens.operate import Operating
 from tui.view import View
 from tui.widgets.dlq import DeadLetters
+from tui.widgets.entry import Entry
 from tui.widgets.figures import Figures
 from tui.widgets.header import Header
 from tui.widgets.keybar import KeyBar
@@ -44,10 +45,6 @@ def layout_for(width: int, height: int) -> str:
     return "large" if width >= 160 and height >= 48 else "medium"
 
 
-class FilterInput(Input):
-    """The line in which a filter is written."""
-
-
 class MainScreen(Operating, Screen[None]):
     """Everything at a glance."""
 
@@ -66,14 +63,14 @@ class MainScreen(Operating, Screen[None]):
         yield ReplayBar()
         yield Figures()
         with Vertical(id="panels"):
-            yield Partitions(id="panel-1").add_class("group")
+            yield Partitions().add_class("group")
             with Horizontal(id="middle", classes="group"):
-                yield Workers(id="panel-2")
-                yield DeadLetters(id="panel-4")
+                yield Workers()
+                yield DeadLetters()
             with Vertical(id="bottom", classes="group"):
-                yield Queues(id="panel-3")
-                yield Log(id="panel-5")
-        yield FilterInput(id="filter", placeholder="filter: every word must occur; enter keeps it, esc takes it away")
+                yield Queues()
+                yield Log()
+        yield Entry(id="filter", placeholder="filter: every word must occur; enter keeps it, esc takes it away")
         yield KeyBar()
 
     def on_mount(self) -> None:
@@ -194,7 +191,7 @@ class MainScreen(Operating, Screen[None]):
         if self._layout == "tiny":
             self.console_app.say("the screen is too small for panels")
             return
-        entry = self.query_one("#filter", FilterInput)
+        entry = self.query_one("#filter", Entry)
         entry.add_class("open")
         entry.value = self.panel().filter_text
         entry.focus()

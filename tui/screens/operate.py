@@ -132,7 +132,7 @@ class Operating(Screen[None]):
             limit = read_number(entered)
             if limit is None or 0 < limit < 1:
                 return ((("expected a number of messages a second of at least 1, or 0 for no limit", "warn"),),), False
-            said = "no limit: as fast as the workers go" if limit == 0 else f"at most {limit:g} messages a second are handed to workers"
+            said = f"at most {limit:g} messages a second are taken" if limit else "no limit: as fast as the workers go"
             return (((said, "plain"),),), True
 
         def entered(value: str | None) -> None:

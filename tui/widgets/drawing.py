@@ -48,8 +48,8 @@ class LinesWidget(Widget):
     COMPONENT_CLASSES = set(TONE_CLASSES)
     ALLOW_SELECT = False
 
-    def __init__(self, *, id: str | None = None) -> None:
-        super().__init__(id=id)
+    def __init__(self) -> None:
+        super().__init__()
         self._view: View | None = None
         self._lines: Sequence[Line] = ()
 

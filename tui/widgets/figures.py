@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kafka_consumer.snapshot import Snapshot
-from tui.format import bar, count, duration, fraction, full, percent, signed, sparkline
+from tui.format import UNKNOWN, bar, count, duration, fraction, full, percent, signed, sparkline
 from tui.text import Group, Line, arrange, fit
 from tui.trends import total_lag
 from tui.view import View
 from tui.widgets.drawing import LinesWidget
-from tui.widgets.header import short_verdict_line
 from tui.widgets.replaybar import progress_lines
 
 
@@ -76,12 +75,12 @@ def tiny_lines(view: View, width: int, height: int) -> list[Line]:
         ("failed", percent(failed_fraction(snapshot)), "", "bad" if failed_fraction(snapshot) >= 0.05 else "plain"),
         ("DLQ", f"{full(snapshot.totals.dlq_written)} ({signed(trends.dead_letters_recent)})", "", "plain"),
         ("p99", duration(snapshot.latency.processing.p99), sparkline(trends.p99, room), "plain"),
-        ("queue", f"{queue.depth}/{queue.capacity}" if queue else "–", "", "plain"),
+        ("queue", f"{queue.depth}/{queue.capacity}" if queue else UNKNOWN, "", "plain"),
         ("workers", f"{busy}/{alive}", "", "plain"),
         ("commits", "OFF" if snapshot.dev_mode else "ON", "", "warn" if snapshot.dev_mode else "plain"),
     ]
     lines += [((fit(name, 8), "dim"), (fit(value, 14), tone), (graph, "accent")) for name, value, graph, tone in rows]
-    return lines[:height] if height > 1 else [arrange([(9, short_verdict_line(view)), (5, (("lag ", "dim"), (rows[0][1], "plain")))], width)]
+    return lines[:height]
 
 
 def _figure(name: str, value: str, graph: str = "", tone: str = "plain") -> Line:

@@ -10,7 +10,7 @@ from tui.view import View
 from tui.widgets.drawing import LinesWidget
 
 VERDICT = 10
-REASON_CELLS = 20
+REASON_CELLS = 36
 
 
 def verdict_line(view: View) -> Line:
@@ -21,11 +21,6 @@ def verdict_line(view: View) -> Line:
         return ((frozen, "warn"), (f"  was {verdict.glyph} {verdict.word}", "dim"))
     word = f"{verdict.glyph} {verdict.word}"
     return ((word, verdict.tone), (f" {verdict.reason}", "plain")) if verdict.reason else ((word, verdict.tone),)
-
-
-def short_verdict_line(view: View) -> Line:
-    """Return the glyph and the word alone."""
-    return verdict_line(view)[:1]
 
 
 class Header(LinesWidget):

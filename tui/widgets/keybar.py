@@ -47,6 +47,6 @@ class KeyBar(LinesWidget):
             if view.read_only and key.changes:
                 continue
             if key.id == "filter" and width < 100:
-                groups.append((500 - rank, (("1–5 ", "key"), ("panels", "dim"))))
+                groups.append((500 - rank, (("1-5 ", "key"), ("panels", "dim"))))
             groups.append((500 - rank, ((f"{shown_key(key)} ", "key"), (key.hint, "dim"))))
         return (arrange(groups, width),)

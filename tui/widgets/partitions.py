@@ -51,8 +51,10 @@ def partition_columns() -> tuple[Column[PartitionView], ...]:
         Column("P", lambda rows: widest((str(row.partition) for row in rows), 3, 6), 100,
                lambda row, view: (str(row.partition), "strong"), "right"),
         Column("STATE", 10, 90, lambda row, view: state_part(row.state)),
-        Column("POSITION", lambda rows: _digits(row.position for row in rows), 35, lambda row, view: (full(row.position), "plain"), "right"),
-        Column("COMMITTED", lambda rows: _digits(row.committed for row in rows), 60, lambda row, view: (full(row.committed), "plain"), "right"),
+        Column("POSITION", lambda rows: _digits(row.position for row in rows), 35,
+               lambda row, view: (full(row.position), "plain"), "right"),
+        Column("COMMITTED", lambda rows: _digits(row.committed for row in rows), 60,
+               lambda row, view: (full(row.committed), "plain"), "right"),
         Column("STOP AT", 8, 20, lambda row, view: (count(row.stop_at), "dim"), "right"),
         Column("LAG", 7, 95, _lag, "right"),
         Column("Δ/s", 7, 80, _change, "right"),
@@ -61,7 +63,7 @@ def partition_columns() -> tuple[Column[PartitionView], ...]:
         Column("ETA", 7, 50, lambda row, view: (duration(row.eta_seconds), "plain"), "right"),
         Column("IN FLIGHT", 9, 55, lambda row, view: (f"{row.in_flight:,}", "plain"), "right"),
         Column("OLDEST", 7, 45, _oldest, "right"),
-        Column("NOTE", 0, 15, lambda row, view: (row.note, "dim"), least=12),
+        Column("NOTE", 0, 15, lambda row, view: (row.note, "dim"), least=10),
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kafka_consumer.snapshot import QueueView
-from tui.format import bar, fraction, percent, size
+from tui.format import UNKNOWN, bar, fraction, percent, size
 from tui.text import Line, Part
 from tui.view import View
 from tui.widgets.rowlist import Column, RowList
@@ -30,20 +30,20 @@ def _full(row: QueueRow, view: View) -> Part:
     return (percent(_share(row)) if row[1].capacity else "no limit"), _tone(row)
 
 
-_COLUMNS: tuple[Column[QueueRow], ...] = (
-    Column("QUEUE", 14, 100, lambda row, view: (queue_label(row[0]), "strong")),
-    Column("DEPTH", 10, 90, lambda row, view: (f"{row[1].depth:,}", _tone(row)), "right"),
-    Column("CAPACITY", 10, 50, lambda row, view: (f"{row[1].capacity:,}" if row[1].capacity else "–", "dim"), "right"),
-    Column("FULL", 8, 60, _full, "right"),
-    Column("", 20, 40, lambda row, view: (bar(_share(row), 20) if row[1].capacity else "", "accent")),
-    Column("BYTES", 10, 30, lambda row, view: (size(row[1].bytes), "plain"), "right"),
-    Column("", 0, 20, lambda row, view: _remark(row, view)),
-)
-
-
 def _remark(row: QueueRow, view: View) -> Part:
     skipped = view.snapshot.totals.backup_skipped if view.snapshot else 0
     return (f"{skipped:,} rows skipped", "warn") if row[0].startswith("backup") and skipped else ("", "plain")
+
+
+_COLUMNS: tuple[Column[QueueRow], ...] = (
+    Column("QUEUE", 14, 100, lambda row, view: (queue_label(row[0]), "strong")),
+    Column("DEPTH", 10, 90, lambda row, view: (f"{row[1].depth:,}", _tone(row)), "right"),
+    Column("CAPACITY", 10, 50, lambda row, view: (f"{row[1].capacity:,}" if row[1].capacity else UNKNOWN, "dim"), "right"),
+    Column("FULL", 8, 60, _full, "right"),
+    Column("", 20, 40, lambda row, view: (bar(_share(row), 20) if row[1].capacity else "", "accent")),
+    Column("BYTES", 10, 30, lambda row, view: (size(row[1].bytes), "plain"), "right"),
+    Column("", 0, 20, _remark),
+)
 
 
 class Queues(RowList[QueueRow]):

@@ -12,7 +12,6 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from tui.format import full
 from tui.text import Group, Line, Part, arrange, fit, line_width, plain, width_of
 from tui.view import View
 from tui.widgets.drawing import TONE_CLASSES, draw
@@ -67,8 +66,8 @@ class RowList(ScrollView, Generic[R], can_focus=True):
             self.panel = panel
             self.key = key
 
-    def __init__(self, *, id: str | None = None) -> None:
-        super().__init__(id=id)
+    def __init__(self) -> None:
+        super().__init__(id=f"panel-{self.number}" if self.number else None)
         self.cursor_key: Hashable | None = None
         self.marks: frozenset[Hashable] = frozenset()
         self.filter_text = ""
@@ -206,7 +205,8 @@ class RowList(ScrollView, Generic[R], can_focus=True):
         for column, width in self._columns:
             by_this = sort is not None and sort.column == column.name
             arrow = ("▼" if sort.descending else "▲") if sort is not None and by_this else ""
-            parts.append((fit(column.name[: max(1, width - len(arrow))] + arrow, width, column.align), "key" if by_this else "dim"))
+            name = column.name[: max(1, width - len(arrow))] + arrow
+            parts.append((fit(name, width, column.align), "key" if by_this else "dim"))
             parts.append((" ", "plain"))
         return tuple(parts)
 
@@ -221,7 +221,7 @@ class RowList(ScrollView, Generic[R], can_focus=True):
         if len(self._rows) > self.visible_rows > 0:
             first = round(self.scroll_y) + 1
             last = min(len(self._rows), first + self.visible_rows - 1)
-            groups.append((4, ((f"{first:,}–{last:,} of {len(self._rows):,}", "dim"),)))
+            groups.append((4, ((f"{first:,}-{last:,} of {len(self._rows):,}", "dim"),)))
         if self.sorts and self.fixed_lines > 1:
             groups.append((5, ((f"sort: {self.sorts[self.sort_index % len(self.sorts)].name}", "dim"),)))
         line = arrange(groups, max(1, width - 2), gap=2)
@@ -244,7 +244,7 @@ class RowList(ScrollView, Generic[R], can_focus=True):
 
     def _choose_columns(self, width: int) -> tuple[tuple[Column[R], int], ...]:
         room = width - (3 if self.markable else 2)
-        chosen = [(column, column.width if isinstance(column.width, int) else column.width(self._rows)) for column in self.columns()]
+        chosen = [(column, self._cells(column)) for column in self.columns()]
 
         def needed() -> int:
             return sum((cells or column.least) + 1 for column, cells in chosen)
@@ -254,6 +254,9 @@ class RowList(ScrollView, Generic[R], can_focus=True):
             del chosen[lowest]
         left = room - sum(cells + 1 for _, cells in chosen if cells)
         return tuple((column, cells or max(1, left - 1)) for column, cells in chosen)
+
+    def _cells(self, column: Column[R]) -> int:
+        return column.width if isinstance(column.width, int) else column.width(self._rows)
 
     def on_resize(self, event: events.Resize) -> None:
         """Choose the columns again."""
