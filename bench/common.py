@@ -44,10 +44,10 @@ def work(spec: str) -> Callable[[bytes], None]:
     """Return the user's function."""
     kind, _, amount = spec.partition(":")
     if kind == "noop":
-        return lambda value: None
+        return lambda _value: None
     if kind == "sleep":
         seconds = float(amount) / 1e3
-        return lambda value: time.sleep(seconds)
+        return lambda _value: time.sleep(seconds)
     raise SystemExit(f"expected --work to be noop or sleep:MILLISECONDS, got {spec!r}")
 
 

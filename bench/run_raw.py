@@ -1,4 +1,4 @@
-"""The ceiling: a bare ``consume()`` loop that calls the function and commits its position each second. No tracking, no workers."""
+"""The ceiling: a bare ``consume()`` loop that calls the function and commits its position each second; nothing is tracked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from confluent_kafka import Consumer, KafkaException
 
 a = arguments("raw")
 consumer = Consumer({
-    "bootstrap.servers": a.bootstrap, "group.id": a.group, "auto.offset.reset": "earliest", "enable.auto.commit": False, **FETCHING,
+    "bootstrap.servers": a.bootstrap, "group.id": a.group, "auto.offset.reset": "earliest", "enable.auto.commit": False,
+    **FETCHING,
 })  # fmt: skip
 consumer.subscribe([a.topic])
 process, meter, done, committed_at = work(a.work), Meter(), 0, time.monotonic()

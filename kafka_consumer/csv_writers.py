@@ -49,13 +49,14 @@ class CsvWriter(ABC):
         self._batch_size = batch_size
         self._flush_seconds = shared_state.config.csv_flush_interval_seconds
         self._file = RotatingCsv(path, self.columns)
-        # Taken from the pipe and not written yet: (when it was taken, the item). All are of the open file's hour.
-        self._waiting: deque[tuple[datetime, Any]] = deque()
+        # Taken from the pipe and not written yet: (when it was taken in ISO 8601, the item). All are of the open file's hour.
+        self._waiting: deque[tuple[str, Any]] = deque()
+        self._waiting_since = 0.0  # seconds since the epoch, by now()
         self._flushed_at = time.monotonic()
 
     @abstractmethod
-    def row(self, at: datetime, item: Any) -> tuple[Any, ...]:
-        """Return an item as a row."""
+    def row(self, at: str, item: Any) -> tuple[Any, ...]:
+        """Return an item, taken ``at`` (ISO 8601), as a row."""
 
     @abstractmethod
     def written(self, items: list[Any]) -> None:
@@ -89,7 +90,11 @@ class CsvWriter(ABC):
             # Rows taken before the hour ended belong to it; those just taken to the new one.
             self._write(len(self._waiting))
             self._open(at)
-        self._waiting.extend((at, item) for item in items)
+        if items:
+            if not self._waiting:
+                self._waiting_since = at.timestamp()
+            stamp = at.isoformat()
+            self._waiting.extend([(stamp, item) for item in items])
         whole_batches = len(self._waiting) // self._batch_size * self._batch_size
         if final or self._due(at):
             self._write(len(self._waiting))
@@ -103,7 +108,7 @@ class CsvWriter(ABC):
             return True
         # Both clocks: a wall clock that was set back must not keep rows in memory.
         waited = time.monotonic() - self._flushed_at
-        waited_by_now = at.timestamp() - self._waiting[0][0].timestamp() if self._waiting else 0.0
+        waited_by_now = at.timestamp() - self._waiting_since if self._waiting else 0.0
         return max(waited, waited_by_now) >= self._flush_seconds
 
     def _open(self, at: datetime) -> None:
@@ -141,12 +146,13 @@ class BackupWriter(CsvWriter):
         config = shared_state.config
         super().__init__(shared_state, shared_state.backup_csv_queue, config.backup_path, config.csv_batch_size)
 
-    def row(self, at: datetime, item: Any) -> tuple[Any, ...]:
+    def row(self, at: str, item: Any) -> tuple[Any, ...]:
         """Return a message as a row."""
         key, value, encoding = encode_pair(item.key(), item.value())
+        headers = headers_of(item)
         return (
-            at.isoformat(), item.topic(), item.partition(), item.offset(), timestamp_of(item), key, value,
-            encode_headers(headers_of(item)), encoding,
+            at, item.topic(), item.partition(), item.offset(), timestamp_of(item), key, value,
+            encode_headers(headers) if headers else "[]", encoding,
         )  # fmt: skip
 
     def written(self, items: list[Any]) -> None:
@@ -172,12 +178,12 @@ class DeadLetterWriter(CsvWriter):
         # gets a whole tuple.
         self.tail: tuple[tuple[float, DeadLetter], ...] = ()
 
-    def row(self, at: datetime, item: Any) -> tuple[Any, ...]:
+    def row(self, at: str, item: Any) -> tuple[Any, ...]:
         """Return a dead letter as a row."""
         letter = as_letter(item)
         key, value, encoding = encode_pair(letter.key, letter.value)
         return (
-            at.isoformat(), letter.topic, letter.partition, letter.offset, letter.timestamp, key, value,
+            at, letter.topic, letter.partition, letter.offset, letter.timestamp, key, value,
             encode_headers(letter.headers), encoding, letter.error_type, letter.error_message, letter.stack_trace,
             letter.attempts, letter.worker_id,
         )  # fmt: skip

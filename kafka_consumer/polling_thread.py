@@ -31,7 +31,7 @@ MAX_BATCH = 2000  # messages a poll
 POLL_SECONDS = 0.05  # also how long another thread's request may have to wait
 ROOM_SECONDS = 0.02  # how long the loop waits for room before it serves requests again
 PAUSE_AFTER_SECONDS = 1.0  # a queue that stays full for this long gets the partitions paused
-BACKUP_WAIT_SECONDS = 0.1  # how long a batch waits for the backup at the most, before rows are skipped
+BACKUP_WAIT_SECONDS = 0.5  # how long polling waits for a full backup queue, once, before rows are skipped
 WARN_SECONDS = 10.0  # between two warnings of the same kind
 DLQ_DEPTH = 10_000  # dead letters that may wait for the disk
 WATERMARK_SECONDS = 1.0
@@ -67,6 +67,7 @@ class Poller:
         self._lingering = False
         self._paused: set[TopicPartitionKey] = set()  # what the consumer was told to pause
         self._warned_backup = 0.0
+        self._backup_stuck = False
         self._allowance = 0.0
         self._allowed_at = time.monotonic()
         self._watched_at = 0.0
@@ -160,10 +161,11 @@ class Poller:
             self._held = late
 
     def _with_backup(self, room: int) -> int:
-        """Give the backup a moment to catch up: its rows are skipped only when it is really too slow."""
+        """Give the backup a moment to catch up: its rows are skipped only when it is really stuck, and then without a wait."""
         if self._config.backup_mode == "off":
             return room
-        free = self._shared_state.backup_csv_queue.wait_for_room(BACKUP_WAIT_SECONDS)
+        free = self._shared_state.backup_csv_queue.wait_for_room(0 if self._backup_stuck else BACKUP_WAIT_SECONDS)
+        self._backup_stuck = free <= 0
         return min(room, free) if free > 0 else room
 
     def _within_rate(self, room: int) -> int:

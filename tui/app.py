@@ -134,6 +134,10 @@ class ConsoleApp(App[int]):
         kind = "warning" if severity == "warning" else "error" if severity == "error" else "information"
         self.notify(clean(text, 300), severity=kind, markup=False, timeout=6)  # type: ignore[arg-type]
 
+    def copy_to_clipboard(self, text: str) -> None:
+        """Copy text without what would act on a terminal when it is pasted there."""
+        super().copy_to_clipboard("\n".join(clean(line) for line in text.split("\n")))
+
     @property
     def frozen(self) -> bool:
         """Whether the view is frozen."""

@@ -325,6 +325,21 @@ def test_results_of_a_revoked_partition_are_dropped(state: SharedState):
     assert consumer.committed_offsets == {(TOPIC, 1): 3}
 
 
+def test_results_of_a_partition_revoked_at_that_very_moment_are_dropped(state: SharedState):
+    class JustRevoked(Assignment):
+        """Open when it is looked at, closed when its work is reported."""
+
+        closed = property(lambda self: False)  # type: ignore[assignment]
+
+    assignment = JustRevoked(TOPIC, 0)
+    assignment.delivered(range(2), time.monotonic())
+    assignment.close()
+    committer = Committer(state, MockKafkaConsumer())
+    state.processed_queue.add(Completion(assignment, range(2), failed=False))
+    committer.collect()
+    assert state.counters.processed == 0
+
+
 def test_a_partition_that_is_revoked_between_two_commits_is_forgotten(state: SharedState):
     consumer = MockKafkaConsumer()
     committer = Committer(state, consumer)
