@@ -15,6 +15,7 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 ENDLESS = 1 << 62
 """The length of the run of an assignment that was never announced: every offset from its start counts as delivered."""
@@ -34,8 +35,7 @@ class CommitPoint:
     sequence: int
 
 
-@dataclass(frozen=True, slots=True)
-class AssignmentView:
+class AssignmentView(NamedTuple):
     """A frozen copy for snapshots; offsets are Kafka's next ones.
 
     ``oldest`` is when the oldest uncommitted batch was polled (monotonic seconds), ``timestamp`` the last delivered message's
@@ -279,11 +279,6 @@ class Assignment:
     def view(self) -> AssignmentView:
         """Return a frozen copy."""
         with self._lock:
-            return AssignmentView(
-                position=self._position,
-                committed=self._committed,
-                in_flight=self._delivered - self._finished,
-                finished=self._finished,
-                oldest=self._polled_at[0][1] if self._polled_at and self._delivered > self._finished else None,
-                timestamp=self._timestamp,
-            )
+            in_flight = self._delivered - self._finished
+            oldest = self._polled_at[0][1] if in_flight and self._polled_at else None
+            return AssignmentView(self._position, self._committed, in_flight, self._finished, oldest, self._timestamp)

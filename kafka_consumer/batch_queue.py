@@ -127,6 +127,10 @@ class DeadLetterQueue(BatchQueue):
         self.bytes += value_size(item)
         self.queue.append(item)
 
+    def _extend(self, items: Iterable[Any]) -> None:
+        for item in items:
+            self._put(item)
+
     def is_pending(self, partition: int, offset: int) -> bool:
         """Whether a dead letter of this message isn't on disk yet. Topics aren't told apart: at worst a commit waits a moment."""
         with self.mutex:

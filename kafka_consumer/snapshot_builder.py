@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from kafka_consumer.snapshot import (
@@ -24,12 +25,13 @@ from kafka_consumer.snapshot import (
     Totals,
     WorkerView,
     sanitise,
+    view_of,
 )
-from kafka_consumer.stats import Rate
+from kafka_consumer.stats import RATE_SECONDS, Rate
 from kafka_consumer.types import DeadLetter, PartitionStatus
 
 if TYPE_CHECKING:
-    from kafka_consumer.assignment import AssignmentView
+    from kafka_consumer.assignment import Assignment, AssignmentView
     from kafka_consumer.csv_writers import DeadLetterWriter
     from kafka_consumer.logs import LogTail
     from kafka_consumer.offset_manager import Committer
@@ -64,7 +66,9 @@ class SnapshotBuilder:
         self._sequence = 0
         self._started = time.monotonic()
         self._rates = {name: Rate() for name in ("polled", "processed", "failed", "committed")}
-        self._partition_rates: dict[TopicPartitionKey, Rate] = {}
+        # What each partition had finished at the last snapshots, oldest first: their rates.
+        self._finished: deque[tuple[float, dict[TopicPartitionKey, int]]] = deque([(0.0, {})])
+        self._order: tuple[dict[TopicPartitionKey, Assignment], list[TopicPartitionKey]] = ({}, [])
         self._replay_rate = Rate()
         self._replay_start: dict[TopicPartitionKey, int] = {}
         self._letters: tuple[tuple[tuple[float, DeadLetter], ...], tuple[DeadLetterView, ...]] = ((), ())
@@ -135,35 +139,42 @@ class SnapshotBuilder:
         }
 
     def _workers(self, now: float) -> tuple[WorkerView, ...]:
-        return tuple(
-            WorkerView(
-                id=status.id,
-                state=status.state.value,
-                topic=status.topic,
-                partition=status.partition,
-                offset=status.offset,
-                busy_seconds=0.0 if status.offset is None else max(0.0, now - status.since),
-                processed=status.processed,
-                failed=status.failed,
-            )
-            for status in self._pool.statuses()
-        )
+        return tuple([
+            view_of(WorkerView, {
+                "id": worker,
+                "state": str(state),
+                "topic": topic,
+                "partition": partition,
+                "offset": offset,
+                "busy_seconds": 0.0 if offset is None else max(0.0, now - since),
+                "processed": processed,
+                "failed": failed,
+            })
+            for worker, state, topic, partition, offset, since, processed, failed in self._pool.statuses()
+        ])  # fmt: skip
 
     def _partitions(self, now: float) -> tuple[PartitionView, ...]:
         poller = self._poller
         if poller is None:
             return ()
         assignments = poller.partitions.open
-        for gone in set(self._partition_rates) - set(assignments):
-            del self._partition_rates[gone]
+        if self._order[0] is not assignments:
+            self._order = (assignments, sorted(assignments))
         marks, paused, targets = poller.watermarks, poller.operator_paused, self._shared_state.config.stop_at_offset or {}
+        then, before = self._finished[0]
+        elapsed, wall = max(now - then, 1e-9), time.time()
+        finished: dict[TopicPartitionKey, int] = {}
         views = []
-        for key in sorted(assignments):
-            rate = self._partition_rates.get(key)
-            if rate is None:
-                rate = self._partition_rates[key] = Rate()
+        for key in self._order[1]:
+            view = assignments[key].view()
+            finished[key] = view.finished
+            # A partition that came back begins at 0 again: no negative rate.
+            rate = max(0, view.finished - before.get(key, view.finished)) / elapsed
             held = paused is None or key in paused
-            views.append(_partition(key, assignments[key].view(), marks.get(key), targets.get(key), rate, now, held=held))
+            views.append(_partition(key, view, marks.get(key), targets.get(key), rate, now, wall, held))
+        self._finished.append((now, finished))
+        while len(self._finished) > 2 and now - self._finished[0][0] > RATE_SECONDS:
+            self._finished.popleft()
         return tuple(views)
 
     def _replay(self, partitions: tuple[PartitionView, ...], now: float) -> Replay | None:
@@ -189,36 +200,42 @@ class SnapshotBuilder:
 
 
 def _partition(
-    key: TopicPartitionKey, view: AssignmentView, high: int | None, stop_at: int | None, rate: Rate, now: float, *, held: bool
+    key: TopicPartitionKey,
+    view: AssignmentView,
+    high: int | None,
+    stop_at: int | None,
+    rate: float,
+    now: float,
+    wall: float,
+    held: bool,
 ) -> PartitionView:
+    position, committed, in_flight, _, oldest, timestamp = view
     if high is not None and high < 0:
         high = None
-    if high is not None and view.position is not None:
-        high = max(high, view.position)  # a cached figure is never newer than what was delivered
-    base = view.committed if view.committed is not None else view.position
-    lag = _lag(high, base)
-    speed = rate.update(view.finished, now)
+    if high is not None and position is not None and position > high:
+        high = position  # a cached figure is never newer than what was delivered
+    base = position if committed is None else committed
     goal = high if stop_at is None else stop_at + 1
     left = None if goal is None or base is None else max(0, goal - base)
     reached = stop_at is not None and base is not None and base > stop_at
     status = PartitionStatus.STOPPED if reached else PartitionStatus.PAUSED if held else PartitionStatus.RUNNING
-    behind = view.timestamp is not None and high is not None and view.position is not None and view.position < high
-    return PartitionView(
-        topic=key[0],
-        partition=key[1],
-        state=status.value,
-        position=view.position,
-        committed=view.committed,
-        high_watermark=high,
-        lag=lag,
-        in_flight=view.in_flight,
-        stop_at=stop_at,
-        rate=speed,
-        eta_seconds=0.0 if left == 0 else left / speed if left is not None and speed > 0 else None,
-        oldest_seconds=None if view.oldest is None else max(0.0, now - view.oldest),
-        time_lag_seconds=max(0.0, time.time() - view.timestamp / 1000) if behind and view.timestamp is not None else None,
-        note="paused by the operator" if held else "",
-    )
+    behind = timestamp is not None and high is not None and position is not None and position < high
+    return view_of(PartitionView, {
+        "topic": key[0],
+        "partition": key[1],
+        "state": str(status),
+        "position": position,
+        "committed": committed,
+        "high_watermark": high,
+        "lag": _lag(high, base),
+        "in_flight": in_flight,
+        "stop_at": stop_at,
+        "rate": rate,
+        "eta_seconds": 0.0 if left == 0 else left / rate if left is not None and rate > 0 else None,
+        "oldest_seconds": None if oldest is None else max(0.0, now - oldest),
+        "time_lag_seconds": max(0.0, wall - timestamp / 1000) if behind and timestamp is not None else None,
+        "note": "paused by the operator" if held else "",
+    })  # fmt: skip
 
 
 def _lag(high: int | None, base: int | None) -> int | None:

@@ -20,8 +20,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kafka_consumer.chunk import Chunk, Completion
 from kafka_consumer.dead_letter import dead_letter
@@ -34,8 +33,7 @@ if TYPE_CHECKING:
     from kafka_consumer.supervisor import Supervisor
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerStatus:
+class WorkerStatus(NamedTuple):
     """A worker as others see it; ``since`` is the monotonic time in seconds at which it began its message (or chunk)."""
 
     id: int

@@ -134,6 +134,10 @@ class ConsoleApp(App[int]):
         kind = "warning" if severity == "warning" else "error" if severity == "error" else "information"
         self.notify(clean(text, 300), severity=kind, markup=False, timeout=6)  # type: ignore[arg-type]
 
+    def end(self, code: int) -> None:
+        """End the console with an exit code."""
+        self.exit(code, return_code=code)
+
     def copy_to_clipboard(self, text: str) -> None:
         """Copy text without what would act on a terminal when it is pasted there."""
         super().copy_to_clipboard("\n".join(clean(line) for line in text.split("\n")))
@@ -163,7 +167,7 @@ class ConsoleApp(App[int]):
         """Detach, or ask whether to drain: the main screen knows."""
         main = self.main
         if main is None:
-            self.exit(0)
+            self.end(0)
         else:
             main.ask_to_leave()
 

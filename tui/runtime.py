@@ -80,9 +80,7 @@ class Session:
                 self._left.set()
                 self._leaving.set()
                 self._signals.put(None)
-        if app.crash is not None or app.return_code not in (0, None):
-            return EXIT_FAILURE if app.crash is not None else app.return_code or EXIT_OK
-        return self._code
+        return EXIT_FAILURE if app.crash is not None else app.return_code or self._code
 
     def leave(self, code: int = EXIT_OK) -> None:
         """Have the screen end; any thread."""
@@ -91,12 +89,12 @@ class Session:
         loop, app = self._loop, self.app
         if loop is not None and app is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(app.exit, code)
+                loop.call_soon_threadsafe(app.end, code)
 
     def _mounted(self) -> None:
         self._loop = asyncio.get_running_loop()
         if self._leaving.is_set() and self.app is not None:
-            self.app.exit(self._code)
+            self.app.end(self._code)
 
     def _may_draw(self) -> bool:
         """Notice a lost terminal and end; skip what a stalled one wouldn't take."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import os
+import threading
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -150,9 +151,7 @@ def test_the_last_flush_goes_to_the_new_hour_s_file_when_both_come_together(tmp_
             clock.advance(20)
             for offset in range(5):
                 queue._put(MockMessage(TOPIC, 0, offset, None, b"x"))
-            state.running.clear.__self__._pipes, pipes = [], state.running._pipes
-            state.running.clear()
-            state.running._pipes = pipes
+            threading.Event.clear(state.running)  # without the wake-up of the pipes, which takes this very lock
         queue.wake()
         thread.join(5)
         assert not thread.is_alive()

@@ -29,7 +29,7 @@ class Shows(Protocol):
         """Draw a view."""
 
 
-class Paper(ScrollView, can_focus=True):
+class Paper(ScrollView, can_focus=True, inherit_bindings=False):
     """Lines to read, of any number; long ones are wrapped."""
 
     COMPONENT_CLASSES = set(TONE_CLASSES)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from textual.screen import Screen
 
 from kafka_consumer.snapshot import DeadLetterView, PartitionView, Snapshot
-from tui.commands import CommandHandle
+from tui.commands import CommandHandle, CommandState
 from tui.format import duration
 from tui.screens.dialogs import Ask, Choose, Confirm
 from tui.text import Line
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 MAX_WORKERS = 1000
+NOT_DONE = (CommandState.REFUSED, CommandState.EXPIRED, CommandState.LOST_PARTITION)
 
 
 class Operating(Screen[None]):
@@ -90,7 +91,9 @@ class Operating(Screen[None]):
         snapshot = self._ready("set_workers", "change the number of workers")
         if snapshot is None:
             return
-        now = self._wanted_workers[0] if self._wanted_workers else busy_workers(snapshot)[1]
+        wanted = self._wanted_workers
+        underway = wanted is not None and wanted[1].view().state not in NOT_DONE
+        now = wanted[0] if wanted is not None and underway else busy_workers(snapshot)[1]
         count = min(MAX_WORKERS, max(1, now + change))
         if count == now:
             self.console_app.say(f"there are between 1 and {MAX_WORKERS:,} workers")
@@ -219,11 +222,11 @@ class Operating(Screen[None]):
         """Detach when attached; else ask: drain or cancel."""
         app = self.console_app
         if app.feed.role == "attached":
-            app.exit(0)
+            app.end(0)
             return
         phase = self.view.snapshot.phase if self.view and self.view.snapshot else ""
         if phase in ("stopped", "failed"):
-            app.exit(1 if phase == "failed" else 0)
+            app.end(1 if phase == "failed" else 0)
         elif phase == "draining":
             app.say("already draining: the console ends with the consumer")
         else:

@@ -42,11 +42,12 @@ class Sort(Generic[R]):
     descending: bool = False
 
 
-class RowList(ScrollView, Generic[R], can_focus=True):
+class RowList(ScrollView, Generic[R], can_focus=True, inherit_bindings=False):
     """A titled list. Rows have keys; the cursor, the marks and every action hold keys, never positions.
 
     A subclass gives ``number``, ``name``, ``columns``, ``sorts`` and the methods that raise NotImplementedError here. Lists
-    that ``follow`` are in the order of time and show their end until the cursor is moved up.
+    that ``follow`` are in the order of time and show their end until the cursor is moved up. The screen's bindings move the
+    cursor; Textual's own, which would scroll without it, are left out.
     """
 
     COMPONENT_CLASSES = set(TONE_CLASSES)
