@@ -13,14 +13,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
-import select
 import selectors
 import socket
 import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from kafka_consumer.control_commands import CommandThread, Controlled, Order
 from kafka_consumer.control_protocol import (
@@ -37,7 +36,7 @@ from kafka_consumer.control_protocol import (
     reply_line,
     snapshot_line,
 )
-from kafka_consumer.unix_socket import Listener, Peer, peer_of
+from kafka_consumer.unix_socket import Listener, Peer, hung_up, peer_of
 
 __all__ = ["ControlServer", "Controlled", "serve"]
 
@@ -318,7 +317,7 @@ class ControlServer:
         if not data:
             client.reading = False
             # It may have ended its sending alone, and go on to read.
-            if _hung_up(client.socket):
+            if hung_up(client.socket):
                 self._drop(client)
             else:
                 self._await(client)
@@ -399,10 +398,3 @@ class ControlServer:
         """Take what became of a command; called by the thread that carried it out."""
         self._answers.put((order.client, reply_line(order.command.id, status, reason)))
         self._wake()
-
-
-def _hung_up(connection: socket.socket) -> bool:
-    """Whether the other end is closed altogether, after it has sent its last."""
-    poll: Any = select.poll()
-    poll.register(connection, 0)
-    return any(events & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _, events in poll.poll(0))

@@ -1,4 +1,4 @@
-"""Carries out the commands that come over the control socket, in their order, in a thread of their own: they may wait for Kafka."""
+"""Carries out what comes over the control socket, in its order, in a thread of its own: a command may wait for Kafka."""
 
 from __future__ import annotations
 

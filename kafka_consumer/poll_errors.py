@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from kafka_consumer.shared_state import SharedState
 
 FIRST_PAUSE_SECONDS = 0.1
+DRAINING_PAUSE_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 5.0  # well below any sensible max.poll.interval.ms
 UNKNOWN_TOPIC_SECONDS = 30.0  # how long a topic that was there may be missing, while brokers restart
 METADATA_SECONDS = 5.0
@@ -40,6 +41,7 @@ class PollErrors:
         self._partitions = partitions
         self._topic = shared_state.config.topic
         self._pause = FIRST_PAUSE_SECONDS
+        self._quiet_until = 0.0
         self._unknown_since: float | None = None
         self._asked_at = 0.0
         self._unreachable_at = 0.0
@@ -69,8 +71,15 @@ class PollErrors:
                 self._unknown_since = time.monotonic()
                 self._asked_at = 0.0
             return
-        self._shared_state.logger.error("poll error, going on in %.1f s: %s", self._pause, _text(error))
-        self._shared_state.shutdown_event.wait(self._pause)
+        draining = self._shared_state.shutdown_event.is_set()
+        now = time.monotonic()
+        if not draining or now >= self._quiet_until:
+            self._quiet_until = now + self._pause
+            self._shared_state.logger.error("poll error, going on in %.1f s: %s", self._pause, _text(error))
+        if draining:  # the last commits wait for this thread
+            time.sleep(DRAINING_PAUSE_SECONDS)
+        else:
+            self._shared_state.shutdown_event.wait(self._pause)
         self._pause = min(LONGEST_PAUSE_SECONDS, self._pause * 2)
 
     def on_client_error(self, error: KafkaError) -> None:

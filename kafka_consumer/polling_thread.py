@@ -90,7 +90,7 @@ class Poller:
         self._serve()
         room = self._room()
         self._apply_pauses()
-        if room <= 0:
+        if room <= 0 or not self._shared_state.running.is_set():
             return
         if self._held:
             batch, self._held = self._held[:room], self._held[room:]
@@ -256,7 +256,7 @@ class Poller:
             # What came before it is delivered first: left out, it would look like a hole, and a commit would jump over it.
             self._raised = error if came else None
         if not came and time.monotonic() - begun < timeout / 2:  # a source that doesn't wait must not make this loop spin
-            self._shared_state.shutdown_event.wait(timeout / 10)
+            time.sleep(timeout / 10)
         return [message for ours, message in came if self._still(ours, message)] + more
 
     def _still(self, ours: dict[TopicPartitionKey, Assignment], message: MessageLike) -> bool:

@@ -88,7 +88,8 @@ class Partitions:
             self._shared_state.fail(f"a rebalance failed: {error}")
 
     def _assigned(self, consumer: Any, partitions: list[TopicPartition]) -> None:
-        self.ever_assigned = True
+        # A topic that doesn't exist is assigned, too: without a partition.
+        self.ever_assigned = self.ever_assigned or bool(partitions)
         committed = self._committed(consumer, partitions)
         for tp in partitions:
             key = (tp.topic, tp.partition)

@@ -207,7 +207,17 @@ class Snapshot:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dicts, lists, strings, numbers and None."""
-        return dataclasses.asdict(self)
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        # The long lists are flat: their views' own dicts will do, where asdict would copy each figure.
+        plain["workers"] = [dict(vars(view)) for view in self.workers]
+        plain["partitions"] = [dict(vars(view)) for view in self.partitions]
+        plain["queues"] = {name: dataclasses.asdict(view) for name, view in self.queues.items()}
+        for name in ("totals", "rates", "latency"):
+            plain[name] = dataclasses.asdict(plain[name])
+        plain["replay"] = None if self.replay is None else dataclasses.asdict(self.replay)
+        plain["dlq_tail"] = [dataclasses.asdict(view) for view in self.dlq_tail]
+        plain["log_tail"] = [dataclasses.asdict(view) for view in self.log_tail]
+        return plain
 
     def to_json(self) -> str:
         """Return the snapshot as one line of JSON."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import stat
 import struct
@@ -50,6 +51,13 @@ def peer_of(connection: socket.socket) -> Peer:
         return Peer(uid, pid)
     _, uid = struct.unpack_from("=II", connection.getsockopt(0, _LOCAL_PEERCRED, _XUCRED_BYTES))
     return Peer(uid, None)
+
+
+def hung_up(connection: socket.socket) -> bool:
+    """Whether the other end is closed altogether, where ``recv`` says only that it has sent its last."""
+    poll = select.poll()
+    poll.register(connection, 0)
+    return bool(poll.poll(0))  # with no event asked for, only hang-ups and errors are reported
 
 
 def accepted_path(path: object) -> str | None:
