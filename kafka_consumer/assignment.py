@@ -68,6 +68,7 @@ class Assignment:
         self._starts: list[int] = []
         self._ends: list[int] = []
         self._finished = 0
+        self._start: int | None = None  # the first offset delivered
         self._position: int | None = None  # the next offset to be delivered, as far as known
         self._timestamp: int | None = None  # of the last message delivered
         self._last_done: int | None = None  # the offset of sequence number _done_below - 1
@@ -109,6 +110,8 @@ class Assignment:
             first = self._delivered
             start = offsets[0]
             count = len(offsets)
+            if self._start is None:
+                self._start = start
             if offsets[-1] - start == count - 1:
                 self._append_run(first, start, count)
             else:
@@ -270,11 +273,8 @@ class Assignment:
         with self._lock:
             if self._position is None:
                 return 0
-            base = self._committed if self._committed is not None else self._first_offset()
-            return max(0, self._position - base)
-
-    def _first_offset(self) -> int:
-        return self._runs[0][1] if self._runs else (self._position or 0)
+            base = self._committed if self._committed is not None else self._start
+            return 0 if base is None else max(0, self._position - base)
 
     def view(self) -> AssignmentView:
         """Return a frozen copy."""

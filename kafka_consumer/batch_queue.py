@@ -152,7 +152,7 @@ class DeadLetterQueue(BatchQueue):
         """Ask the writer to write now, full batch or not; wait up to ``timeout`` seconds; True when all is on disk."""
         deadline = time.monotonic() + timeout
         with self.mutex:
-            self._flush_wanted = True
+            self._flush_wanted = bool(self._pending)
             self.not_empty.notify_all()
             while self._pending and (left := deadline - time.monotonic()) > 0:
                 self._written.wait(left)

@@ -102,6 +102,22 @@ def check_command(ctx: click.Context, /, **given: Any) -> None:
     ctx.exit(max(codes, default=EXIT_OK))
 
 
+@cli.command("status", cls=GroupedCommand, context_settings=_CONTEXT)
+@click.option("--socket", "path", metavar="PATH", default=None, help="The socket of the consumer. [default: the setting]")
+@click.option("--json", "as_json", is_flag=True, help="The snapshot as one line of JSON.")
+@click.option("--watch", is_flag=True, help="Again every second, until interrupted.")
+@click.pass_context
+def status_command(ctx: click.Context, /, path: str | None, as_json: bool, watch: bool) -> None:
+    """Show a running consumer once, in plain text or as JSON; it must have been given a --socket."""
+    from kafka_consumer.status import show_status
+
+    path = settings_from(ctx.obj or {})["socket"] if path is None else path
+    if not isinstance(path, str):
+        missing = "--socket: missing; the path that the consumer was given (or KC_SOCKET, or socket in kc.toml)"
+        ctx.exit(_print_lines([missing], EXIT_USAGE))
+    ctx.exit(show_status(path, as_json=as_json, watch=watch))
+
+
 def _combined(outer: Mapping[str, Any] | None, own: Mapping[str, Any]) -> dict[str, Any]:
     """Join the options before the subcommand's name with those after it, which win."""
     return {**(outer or {}), **{key: value for key, value in own.items() if value is not None and value != ()}}
@@ -129,6 +145,7 @@ def _run_headless(settings: Settings) -> int:
     problems = [*settings.problems, *settings.import_problems()]
     if problems:
         return _print_lines(problems, EXIT_USAGE)
+    from kafka_consumer.control import serve
     from kafka_consumer.demo import demo_files, demo_session
     from kafka_consumer.kafka_consumer import KafkaConsumer
 
@@ -138,9 +155,11 @@ def _run_headless(settings: Settings) -> int:
         logger.warning("%s", warning)
     with demo_session(settings) as (completed, demo):
         consumer = KafkaConsumer(completed.build_config())
-        if demo is not None:
-            demo.watch(consumer)
-        code = consumer.run()
+        # First of all: where somebody listens already, nothing is begun.
+        with serve(consumer, completed["socket"]) if completed["socket"] is not None else contextlib.nullcontext():
+            if demo is not None:
+                demo.watch(consumer)
+            code = consumer.run()
     if demo is not None:
         click.echo("\n".join(["The demo's files:", *(f"  {path}" for path in demo_files(completed))]))
     return code

@@ -89,11 +89,12 @@ class Client:
         """Fail every request, now and later: nobody serves them any more."""
         with self._lock:
             self._closed = True
+            self._owner = None  # the system gives a thread's id to another one once it has ended
             waiting = [future for _, future in self._requests] + [future for _, future in self._commits]
             self._requests.clear()
             self._commits.clear()
         for future in waiting:
-            if not future.done():
+            if future.set_running_or_notify_cancel():
                 future.set_exception(ClientClosedError("the Kafka client is closed"))
 
     def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
@@ -104,6 +105,8 @@ class Client:
             if found is None:
                 return  # whoever asked has given up
             self._commits.remove(found)
+        if not found[1].set_running_or_notify_cancel():
+            return  # given up at this very moment
         if error is not None:
             found[1].set_exception(KafkaException(error))
         else:

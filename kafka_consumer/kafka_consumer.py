@@ -10,6 +10,7 @@ the threads that write into it have ended.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -33,6 +34,7 @@ from kafka_consumer.snapshot_builder import SnapshotBuilder
 from kafka_consumer.types import Phase, TopicPartitionKey, WorkerState
 from kafka_consumer.worker_pool import WorkerPool
 
+LOOK_SECONDS = 0.5  # how often the shutdown thread looks whether the run is over, should polling be stuck
 CLOSE_SECONDS = 10.0  # how long leaving the group may take before it is given up
 USAGE_EXIT_CODE = 2
 
@@ -229,6 +231,7 @@ class KafkaConsumer:
                 # A crash of polling: others may still finish and commit through this thread before the consumer is closed.
                 while not self._leave.wait(0.02):
                     self._client.serve()
+                callbacks.drained = True
                 self._client.close()
             finally:
                 self._client.disown()
@@ -237,7 +240,7 @@ class KafkaConsumer:
 
     def _shut_down(self) -> None:
         state = self.shared_state
-        self._polled_out.wait()
+        self._wait_until_polled_out()
         state.lifecycle.advance(Phase.DRAINING)
         waiting = state.processing_queue.qsize() + state.processing_queue.taken
         state.logger.info("%s; draining %d messages", state.lifecycle.stop_reason, waiting)
@@ -258,6 +261,16 @@ class KafkaConsumer:
             state.logger.error("leaving the group got no answer from Kafka within %g s: given up", CLOSE_SECONDS)
         self._locks.release()
         self._end()
+
+    def _wait_until_polled_out(self) -> None:
+        """Wait until polling takes no more messages; when the run is over, no longer than Kafka may take for the last commit."""
+        deadline = math.inf
+        while not self._polled_out.wait(LOOK_SECONDS):
+            if deadline == math.inf and not self.shared_state.running.is_set():
+                deadline = time.monotonic() + self.config.shutdown_timeout_seconds
+            if time.monotonic() >= deadline:
+                self._fail(f"the polling thread got no answer from Kafka within {self.config.shutdown_timeout_seconds:g} s")
+                return
 
     def _join_workers(self) -> None:
         warn_after = self.config.shutdown_warning_seconds

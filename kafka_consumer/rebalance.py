@@ -43,6 +43,7 @@ class Partitions:
         self.changed = False  # partitions came or went since the polling loop last looked
         self.subscribed = False  # partitions come from the group; without it, each is taken as it appears
         self.ever_assigned = False
+        self.drained = False  # no worker is left: a revocation has nothing to wait for
 
     # --- the polling loop ---------------------------------------------------------------------------------------------
 
@@ -120,10 +121,10 @@ class Partitions:
                 self._shared_state.dlq_queue.flush(0)
                 self._commits.collect()
                 busy = sum(max(0, assignment.unfinished - count) for assignment, count in dropped.items())
-                if not busy or time.monotonic() >= deadline:
+                if not busy or self.drained or time.monotonic() >= deadline:
                     break
                 time.sleep(STEP_SECONDS)
-            if busy:
+            if busy and not self.drained:
                 self._shared_state.logger.warning(
                     "%d messages of revoked partitions weren't finished within %g s: their next owner gets them",
                     busy, REVOKE_SECONDS,

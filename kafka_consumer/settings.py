@@ -44,9 +44,11 @@ _DEMO_FILLS = {
     "dlq_path": "(in a new temporary folder)",
 }
 
-_DEMO_OWN = frozenset({*DEMO_VALUES, "bootstrap_servers", "backup_path", "dlq_path", "stop_at_offset", "command_config", KAFKA})
-"""Where to read and write. A demo takes these only from the source that asks for the demo or a stronger one: ``kc --demo``
-in a folder with a production kc.toml must touch neither its broker nor its files."""
+_DEMO_OWN = frozenset({
+    *DEMO_VALUES, "bootstrap_servers", "backup_path", "dlq_path", "stop_at_offset", "command_config", "socket", KAFKA,
+})  # fmt: skip
+"""Where to read, write and listen. A demo takes these only from the source that asks for the demo or a stronger one:
+``kc --demo`` in a folder with a production kc.toml must touch neither its broker nor its files."""
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ class Layer:
 
 _UNREADABLE = object()
 _TOO_LARGE = 2**63
-_PATHS = frozenset({"backup_path", "dlq_path", "command_config", "app_dir"})
+_PATHS = frozenset({"backup_path", "dlq_path", "command_config", "app_dir", "socket"})
 
 
 def _is_clean(text: str, *, is_path: bool) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 from kafka_consumer.config import LOG_LEVELS, OPTIONS, Check, integer, one_of, optional
 from kafka_consumer.logs import FORMATS
+from kafka_consumer.unix_socket import accepted_path
 
 
 class Source(StrEnum):
@@ -123,6 +124,10 @@ def _check_text(value: Any) -> str | None:
     return None if isinstance(value, str) and value else "a non-empty string"
 
 
+def _check_socket(value: Any) -> str | None:
+    return None if value is None else accepted_path(value)
+
+
 _NAMES = {
     "bootstrap_servers": "bootstrap-server", "group_id": "group", "processor_callable": "processor", "worker_count": "workers",
     "stop_at_offset": "stop-at", "fatal_exceptions": "fatal-exception", "kafka_options": "kafka",
@@ -153,6 +158,7 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = {
     ),
     "Shutdown": ("shutdown_warning_seconds", "shutdown_timeout_seconds"),
     "Logging": ("log_level", "log_format"),
+    "Operation": ("socket",),
     "Demo": ("demo", "demo_messages"),
 }
 
@@ -206,6 +212,8 @@ def _table() -> dict[str, Setting]:
         _own("app_dir", ".", _check_folder, "The folder of the processor's module, first on Python's path.", metavar="FOLDER"),
         _own("log_format", "rich", one_of(*FORMATS), "rich is plain text in a pipe; json is one object a line.",
              metavar="|".join(FORMATS)),
+        _own("socket", None, _check_socket, "A Unix socket to listen on, for kc-tui --attach and kc status.",
+             metavar="PATH"),
         _own("demo", False, _check_boolean, "Run on a broker and sample messages inside this process; nothing else needed.",
              read=_boolean, flag=True),
         _own("demo_messages", None, optional(integer(1)), "Produce this many sample messages and end when all are finished.",

@@ -67,7 +67,7 @@ class SnapshotBuilder:
         self._started = time.monotonic()
         self._rates = {name: Rate() for name in ("polled", "processed", "failed", "committed")}
         # What each partition had finished at the last snapshots, oldest first: their rates.
-        self._finished: deque[tuple[float, dict[TopicPartitionKey, int]]] = deque([(0.0, {})])
+        self._finished: deque[tuple[float, dict[TopicPartitionKey, int]]] = deque()
         self._order: tuple[dict[TopicPartitionKey, Assignment], list[TopicPartitionKey]] = ({}, [])
         self._replay_rate = Rate()
         self._replay_start: dict[TopicPartitionKey, int] = {}
@@ -161,7 +161,7 @@ class SnapshotBuilder:
         if self._order[0] is not assignments:
             self._order = (assignments, sorted(assignments))
         marks, paused, targets = poller.watermarks, poller.operator_paused, self._shared_state.config.stop_at_offset or {}
-        then, before = self._finished[0]
+        then, before = self._finished[0] if self._finished else (now, {})
         elapsed, wall = max(now - then, 1e-9), time.time()
         finished: dict[TopicPartitionKey, int] = {}
         views = []

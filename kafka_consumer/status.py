@@ -11,7 +11,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -23,11 +23,14 @@ from kafka_consumer.unix_socket import accepted_path
 EXIT_OK = 0
 EXIT_FAILURE = 1
 
-ANSWER_SECONDS = 10.0  # for a connection and for each line
+ANSWER_SECONDS = 10.0  # for a connection and for whatever comes next
+SECOND_SECONDS = 2.0  # for the second snapshot
+WAKE_SECONDS = 0.3  # between the first snapshot and one that is shown
 WATCH_SECONDS = 1.0
-WAKE_SECONDS = 0.5  # between the first snapshot and the one that is shown
 MAX_BYTES = 64 * 1024 * 1024
 FAILING_FRACTION = 0.05
+
+_ENDED = ("stopped", "failed")
 
 
 class StatusError(KafkaConsumerError, RuntimeError):
@@ -36,72 +39,79 @@ class StatusError(KafkaConsumerError, RuntimeError):
 
 def show_status(path: str, *, as_json: bool = False, watch: bool = False) -> int:
     """Print a consumer's status, once or every second until interrupted or until it has ended; return the exit code."""
-    shown = False
+    phase = None
     try:
-        with _connected(path) as connection:
-            for snapshot in _snapshots(connection, path, WATCH_SECONDS if watch else WAKE_SECONDS):
+        with _connect(path) as connection:
+            for snapshot in _snapshots(connection, path, watch=watch):
                 text = json.dumps(snapshot, separators=(",", ":")) if as_json else _described(snapshot, path)
-                click.echo(text if as_json or not shown else f"\n{text}")
-                shown = True
+                click.echo(text if as_json or phase is None else f"\n{text}")
+                phase = str(snapshot.get("phase"))
                 if not watch:
                     return EXIT_OK
     except StatusError as error:
         click.echo(str(error), err=True)
         return EXIT_FAILURE
     except KeyboardInterrupt:
+        if not watch:
+            raise
         return EXIT_OK
-    click.echo(f"{sanitise(path, 200)}: the consumer has ended", err=True)
-    return EXIT_OK
+    ended = phase in _ENDED
+    click.echo(f"{sanitise(path, 200)}: {'the consumer has ended' if ended else 'the connection was closed'}", err=True)
+    return EXIT_OK if ended else EXIT_FAILURE
 
 
 # --- the socket ---------------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _connected(path: str) -> Iterator[socket.socket]:
-    shown = sanitise(path, 200)
+def _connect(path: str) -> socket.socket:
     expected = accepted_path(path)
     if expected is not None:
-        raise StatusError(f"no consumer can be reached at {shown}: expected {expected}")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(ANSWER_SECONDS)
-        try:
-            connection.connect(path)
-            yield connection
-        except TimeoutError:
-            raise StatusError(f"{shown}: no answer within {ANSWER_SECONDS:g} s") from None
-        except OSError as error:
-            said = os.strerror(error.errno) if error.errno else str(error)
-            raise StatusError(f"no consumer can be reached at {shown}: {said}") from None
+        raise StatusError(f"no consumer can be reached at {sanitise(path, 200)}: expected {expected}")
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(ANSWER_SECONDS)
+    try:
+        connection.connect(path)
+    except OSError as error:
+        connection.close()
+        said = os.strerror(error.errno) if error.errno else str(error)
+        raise StatusError(f"no consumer can be reached at {sanitise(path, 200)}: {said}") from None
+    return connection
 
 
-def _snapshots(connection: socket.socket, path: str, interval: float) -> Iterator[dict[str, Any]]:
+def _snapshots(connection: socket.socket, path: str, *, watch: bool) -> Iterator[dict[str, Any]]:
     """Yield snapshots until the consumer has ended.
 
     The first one is passed over: high watermarks and rates are kept up only while somebody looks, so it would tell those of
-    the last time. A consumer that ends before the second is told by the first.
+    the last time. Where no second one follows, the first is better than none.
     """
-    connection.sendall(json.dumps({"id": "status", "command": "subscribe", "args": {"interval_seconds": interval}}).encode() + b"\n")
+    if watch:
+        request = {"id": "status", "command": "subscribe", "args": {"interval_seconds": WATCH_SECONDS}}
+        # Refused already: why is still to be read.
+        with suppress(OSError):
+            connection.sendall(json.dumps(request).encode() + b"\n")
     first: dict[str, Any] | None = None
-    started = time.monotonic()
+    first_at = 0.0
     told = False
-    for line in _lines(connection, path):
-        message = _parsed(line, path)
-        if message.get("type") == "error":
-            raise StatusError(f"{sanitise(path, 200)}: {sanitise(str(message.get('error')), 300)}")
-        snapshot = message.get("snapshot") if message.get("type") == "snapshot" else None
-        if not isinstance(snapshot, dict):
-            continue
-        if first is None:
-            first = snapshot
-        # The subscription brings one at once: too early for figures that the first has only woken.
-        if time.monotonic() - started >= WAKE_SECONDS or snapshot.get("phase") in ("stopped", "failed"):
-            told = True
-            yield snapshot
-    if not told and first is not None:
-        yield first
-    elif not told:
+    try:
+        for line in _lines(connection, path):
+            snapshot = _snapshot(line, path)
+            if snapshot is None:
+                continue
+            now = time.monotonic()
+            if first is None:
+                first, first_at = snapshot, now
+                connection.settimeout(SECOND_SECONDS)
+            if told or snapshot.get("phase") in _ENDED or now - first_at >= WAKE_SECONDS:
+                told = True
+                connection.settimeout(ANSWER_SECONDS)
+                yield snapshot
+    except TimeoutError:
+        if told or first is None:
+            raise StatusError(f"{sanitise(path, 200)}: no answer within {ANSWER_SECONDS:g} s") from None
+    if first is None:
         raise StatusError(f"{sanitise(path, 200)}: the connection was closed before a snapshot came")
+    if not told:
+        yield first
 
 
 def _lines(connection: socket.socket, path: str) -> Iterator[bytes]:
@@ -112,6 +122,10 @@ def _lines(connection: socket.socket, path: str) -> Iterator[bytes]:
             data = connection.recv(1024 * 1024)
         except ConnectionResetError:
             return
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise StatusError(f"{sanitise(path, 200)}: {os.strerror(error.errno) if error.errno else error}") from None
         if not data:
             return
         incoming += data
@@ -121,14 +135,18 @@ def _lines(connection: socket.socket, path: str) -> Iterator[bytes]:
             raise StatusError(f"{sanitise(path, 200)}: expected lines of JSON, got one without end")
 
 
-def _parsed(line: bytes, path: str) -> dict[str, Any]:
+def _snapshot(line: bytes, path: str) -> dict[str, Any] | None:
+    """Return the snapshot on a line, None when it is about something else. Errors: ``StatusError``."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):
         message = None
     if not isinstance(message, dict):
         raise StatusError(f"{sanitise(path, 200)}: expected a consumer there, got something that doesn't speak its language")
-    return message
+    if message.get("type") == "error":
+        raise StatusError(f"{sanitise(path, 200)}: {sanitise(str(message.get('error')), 300)}")
+    snapshot = message.get("snapshot") if message.get("type") == "snapshot" else None
+    return snapshot if isinstance(snapshot, dict) else None
 
 
 # --- the text -----------------------------------------------------------------------------------------------------------------
@@ -146,8 +164,9 @@ def describe(snapshot: Mapping[str, Any]) -> str:
     """Return a snapshot (as plain objects) as lines of text. Errors: those of Python for a field that is missing or odd."""
     s = snapshot
     flags = [f"commits {'OFF (dev mode)' if s['dev_mode'] else 'on'}"] + (["paused by the operator"] if s["paused"] else [])
+    who = f"{_text(s['topic'])}  group {_text(s['group_id'])}  pid {s['pid']}"
     lines = [
-        f"{_text(s['topic'])}  group {_text(s['group_id'])}  pid {s['pid']}  up {_duration(s['uptime_seconds'])}  {', '.join(flags)}",
+        f"{who}  up {_duration(s['uptime_seconds'])}  {', '.join(flags)}",
         f"health      {health(s)}",
         f"phase       {_text(s['phase'])}" + (f": {_text(s['stop_reason'])}" if s["stop_reason"] else ""),
     ]
@@ -223,17 +242,20 @@ def _partitions(partitions: list[Mapping[str, Any]]) -> list[str]:
     unknown = len(partitions) - len(known)
     lines = [
         f"partitions  {len(partitions)}, lag {sum(known):,}" + (f" ({unknown} unknown)" if unknown else ""),
-        f"{'TOPIC':<20} {'PARTITION':>9}  {'STATE':<8} {'POSITION':>13} {'COMMITTED':>13} {'HIGH':>13} {'LAG':>11} {'IN FLIGHT':>9} "
-        f"{'RATE':>9}  ETA",
+        _row("TOPIC", "PARTITION", "STATE", "POSITION", "COMMITTED", "HIGH", "LAG", "IN FLIGHT", "RATE", "ETA"),
     ]
     for view in partitions:
-        offsets = " ".join(f"{_number(view[name]):>13}" for name in ("position", "committed", "high_watermark"))
+        figures = (_number(view[name]) for name in ("position", "committed", "high_watermark", "lag", "in_flight"))
         eta = "-" if view["eta_seconds"] is None else _duration(view["eta_seconds"])
-        lines.append(
-            f"{_text(view['topic']):<20} {view['partition']:>9}  {_text(view['state']):<8} {offsets} {_number(view['lag']):>11} "
-            f"{view['in_flight']:>9,} {view['rate']:>7,.1f}/s  {eta}"
-        )
+        rate = f"{view['rate']:,.1f}/s"
+        lines.append(_row(_text(view["topic"]), str(view["partition"]), _text(view["state"]), *figures, rate, eta))
     return lines
+
+
+def _row(topic: str, partition: str, state: str, *figures: str) -> str:
+    """Return a line of the table of partitions; ``figures``: four offsets, messages in flight, the rate, the time left."""
+    *numbers, eta = figures
+    return f"{topic:<20} {partition:>9}  {state:<8} " + " ".join(f"{number:>12}" for number in numbers) + f"  {eta}"
 
 
 def _text(value: Any) -> str:

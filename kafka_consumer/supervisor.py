@@ -127,11 +127,11 @@ class Supervisor:
             if worker.overdue(at):
                 self._time_out(worker, at)
                 continue
-            chunk, left = progress = worker.progress()
+            chunk, _ = progress = worker.progress()
             if chunk is None:
                 continue
             seen[worker.id] = progress
-            if left and progress == self._seen.get(worker.id) and chunk.lane is None:
+            if progress == self._seen.get(worker.id) and chunk.lane is None:
                 rest = worker.relieve()
                 if rest is not None:
                     self._queue.put_back(rest)

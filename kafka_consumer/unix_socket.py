@@ -21,7 +21,7 @@ from kafka_consumer.snapshot import sanitise
 MAX_PATH_BYTES = 107 if sys.platform == "linux" else 103
 """How long a socket's path may be: the kernel's field, less its final NUL."""
 
-BACKLOG = 16
+BACKLOG = 64
 PROBE_SECONDS = 1.0
 
 _LOCAL_PEERCRED, _XUCRED_BYTES = 1, 76  # where SO_PEERCRED doesn't exist: macOS and the BSDs, at level 0

@@ -300,10 +300,10 @@ class Worker:
         return self._chunk, len(self._todo)
 
     def relieve(self) -> Chunk | None:
-        """Take the messages behind the one in work, for others; report those before it."""
+        """Take the messages behind the one in work, for others; report those before it, which may be committed then."""
         with self.lock:
             rest = self._take_rest()
-            if rest is not None and self._chunk is not None:
+            if self._chunk is not None:
                 self._report_success(len(self._chunk) - 1)
             return rest
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MessageTooLargeError", "WorkerPool", "worker_loop"]
 
+REPLACEMENT_SECONDS = 0.005  # how often join() looks whether a crashed worker was replaced
 REMEMBERED = 20  # crashed and stuck workers that stay visible beside the living ones
 
 
@@ -59,8 +60,10 @@ class WorkerPool:
         while waiting := self.alive():
             for worker in waiting:
                 left = 0.1 if deadline is None else min(0.1, max(0.0, deadline - time.monotonic()))
-                if worker.thread is not None:
+                if worker.thread is not None and worker.thread.is_alive():
                     worker.thread.join(left)
+                else:
+                    time.sleep(REPLACEMENT_SECONDS)
             if deadline is not None and time.monotonic() >= deadline:
                 if self.alive():
                     return False
@@ -70,8 +73,9 @@ class WorkerPool:
         return True
 
     def alive(self) -> Sequence[Worker]:
-        """Return the workers whose thread runs and isn't stuck beyond its time."""
-        return [w for w in self.workers if w.thread is not None and w.thread.is_alive() and not w.replaced]
+        """Return the workers whose thread runs and isn't stuck beyond its time, and those whose replacement is still to come."""
+        with self._lock:  # not between a new worker's start and the mark on the one it replaces
+            return [w for w in self.workers if w.thread is not None and (w.thread.is_alive() or w.crashed) and not w.replaced]
 
     @property
     def stuck_threads(self) -> int:
@@ -102,6 +106,8 @@ class WorkerPool:
     def _replace(self, worker: Worker) -> None:
         """A worker crashed, or is stuck: start another one. At most as many threads as there are workers may be stuck."""
         with self._lock:
+            if worker.replaced:  # it was stuck, and has crashed at last
+                return
             if worker.stuck and not worker.crashed:
                 if self.stuck_threads > self._wanted:
                     self.shared_state.logger.error(
@@ -109,8 +115,8 @@ class WorkerPool:
                         self.stuck_threads,
                     )
                     return
-                worker.replaced = True
             self._add()
+            worker.replaced = True
 
 
 def worker_loop(shared_state: SharedState, worker_id: int) -> None:

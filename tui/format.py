@@ -111,8 +111,10 @@ def percent(fraction: float | None) -> str:
         return "<0.01%"
     if abs(value) < 1:
         return f"{value:.2f}%"
-    # 99.96 % is not "100%": nothing that isn't finished says it is.
-    return f"{value:.1f}%" if abs(value) < 9.95 or 99 < abs(value) < 100 else f"{value:.0f}%"
+    if 99 < value < 100:
+        # Nothing that isn't finished says it is.
+        return f"{math.floor(value * 10) / 10:.1f}%"
+    return f"{value:.1f}%" if abs(value) < 9.95 else f"{value:.0f}%"
 
 
 def fraction(part: float, whole: float | None) -> float:

@@ -61,6 +61,9 @@ class Session:
         self._code = EXIT_OK
         self.app: ConsoleApp | None = None
         self.lost_terminal = False
+        self.asked_to_stop = False
+        """Whether a signal has asked the consumer to stop."""
+        self._driver: ConsoleDriver | None = None
 
     def run(self) -> int:
         """Run the screen until it ends; return 1 when it crashed, else what it was told to end with."""
@@ -82,6 +85,11 @@ class Session:
                 self._signals.put(None)
         return EXIT_FAILURE if app.crash is not None else app.return_code or self._code
 
+    @property
+    def speechless(self) -> bool:
+        """Whether nothing can be printed after the screen: the terminal is gone or takes nothing."""
+        return self.lost_terminal or (self._driver is not None and self._driver.stuck)
+
     def leave(self, code: int = EXIT_OK) -> None:
         """Have the screen end; any thread."""
         self._code = code
@@ -101,6 +109,7 @@ class Session:
         driver = self.app._driver if self.app is not None else None  # noqa: SLF001 - it has no public face
         if not isinstance(driver, ConsoleDriver):
             return True
+        self._driver = driver
         if driver.lost:
             if not self.lost_terminal:
                 self._signals.put(signal.SIGHUP)
@@ -126,6 +135,7 @@ class Session:
             if self._consumer is None:
                 self.leave(EXIT_OK)
                 continue
+            self.asked_to_stop = True
             self._consumer.stop("the terminal was lost" if hangup else f"stopped by {name}")
             if hangup:
                 # Nobody sees the screen any more; the drain goes on without it.
@@ -185,6 +195,8 @@ def run_attached(feed: FeedBase, *, theme: str | None = None) -> int:
             code = session.run()
     finally:
         typed.close()
+    if session.speechless:
+        os._exit(code)
     _say(output, code)
     return code
 
@@ -218,19 +230,27 @@ def run_in_process(
     finally:
         if keeping is not None:
             logging.getLogger().removeHandler(keeping)
-    if keeping is not None and start_logging is not None:
-        start_logging()
-    _say(output, code)
     feed.close()
-    ended = _drain(consumer, crashed=session.app is not None and session.app.crash is not None)
-    return ended or (EXIT_FAILURE if session.app is not None and session.app.crash is not None else EXIT_OK)
+    if not session.speechless:
+        if keeping is not None and start_logging is not None:
+            start_logging()
+        _say(output, code)
+    crashed = session.app is not None and session.app.crash is not None
+    reason = None if session.asked_to_stop else "the console crashed" if crashed else "the console ended"
+    ended = _drain(consumer, reason, speechless=session.speechless) or (EXIT_FAILURE if crashed else EXIT_OK)
+    if session.speechless:
+        # Whatever came after would print, and wait for ever for a terminal that takes nothing.
+        os._exit(ended)
+    return ended
 
 
-def _drain(consumer: Consumer, *, crashed: bool) -> int:
-    """Wait for the consumer's end without a screen; signals ask again for what has begun already."""
+def _drain(consumer: Consumer, reason: str | None, *, speechless: bool) -> int:
+    """Wait for the consumer's end without a screen, after asking for it unless that was done; signals change nothing more."""
     if not consumer.join(0):
-        consumer.stop("the console crashed" if crashed else "the console ended")
-        _print("draining; the console is gone, the consumer finishes what it has")
+        if reason is not None:
+            consumer.stop(reason)
+        if not speechless:
+            _print("draining; the console is gone, the consumer finishes what it has")
         before = {number: signal.signal(number, lambda received, _: None) for number in _SIGNALS}
         try:
             while not consumer.join(0.5):

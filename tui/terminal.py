@@ -10,12 +10,13 @@ import contextlib
 import io
 import os
 import queue
+import select
 import sys
 import termios
 import threading
 from collections import deque
 from collections.abc import Iterator
-from typing import IO, Any, cast
+from typing import Any, cast
 
 from rich.text import Text
 from textual.app import App
@@ -61,43 +62,50 @@ class Output(io.TextIOBase):
             return [*self._lines, *([clean(self._rest, 2_000)] if self._rest else [])]
 
 
-class _Screen:
-    """The file that the driver draws on. Written by Textual's output thread; ``lost`` is read by others."""
+class Screen:
+    """The descriptor that the driver draws on. Written by Textual's output thread; ``lost`` is read by others.
 
-    def __init__(self, file: IO[str]) -> None:
-        self._file = file
+    Unbuffered: a buffer's lock, held by a write that the terminal doesn't take, would block whoever closes it.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
         self.lost = False
 
     def write(self, text: str) -> None:
-        if not self.lost:
+        """Write all of it, however long the terminal takes."""
+        data = memoryview(text.encode("utf-8", "backslashreplace"))
+        while data and not self.lost:
             try:
-                self._file.write(text)
+                data = data[os.write(self._fd, data) :]
+            except BlockingIOError:
+                # Another process made the terminal non-blocking.
+                select.select([], [self._fd], [], 1.0)
             except (OSError, ValueError):
                 self.lost = True
 
     def flush(self) -> None:
-        if not self.lost:
-            try:
-                self._file.flush()
-            except (OSError, ValueError):
-                self.lost = True
+        """Do nothing: nothing is held back."""
 
     def fileno(self) -> int:
-        return self._file.fileno()
+        """Return the descriptor."""
+        return self._fd
 
 
 class ConsoleDriver(LinuxDriver):
-    """Textual's driver for a terminal that may stall or vanish. ``screen_file`` is where it draws: set by ``own_terminal``."""
+    """Textual's driver for a terminal that may stall or vanish. ``screen_fd`` is where it draws: set by ``own_terminal``."""
 
-    screen_file: IO[str] | None = None
+    screen_fd: int | None = None
 
     def __init__(self, app: App[Any], *, debug: bool = False, mouse: bool = True, size: tuple[int, int] | None = None) -> None:
         super().__init__(app, debug=debug, mouse=mouse, size=size)
-        self._screen = _Screen(self.screen_file or sys.__stderr__ or sys.stderr)
+        self._screen = Screen(2 if self.screen_fd is None else self.screen_fd)
         self._file = cast("Any", self._screen)
         self._input_lost = False
         self.behind = False
         """Whether something wasn't drawn: the whole screen has to be, once the terminal takes text again."""
+        self.stuck = False
+        """Whether the terminal took nothing to the very end: who prints to it now waits for ever."""
 
     def _get_terminal_size(self) -> tuple[int, int]:
         # Textual asks stdout, which is a pipe here.
@@ -142,6 +150,7 @@ class ConsoleDriver(LinuxDriver):
         with contextlib.suppress(queue.Full):
             thread._queue.put(None, timeout=STALL_SECONDS)  # noqa: SLF001
         thread.join(2.0)
+        self.stuck = thread.is_alive()
 
     def _run_input_thread(self) -> None:
         try:
@@ -165,20 +174,22 @@ def own_terminal(output: Output) -> Iterator[None]:
     for stream in (out, err):
         stream.flush()
     redirected = [fd for fd in (1, 2) if os.isatty(fd)]
+    if not redirected:
+        raise OSError("expected stdout or stderr to be a terminal")
     saved = {fd: os.dup(fd) for fd in redirected}
     attributes = _attributes(0)
-    screen = os.fdopen(os.dup(saved[redirected[-1]]), "w", encoding="utf-8", errors="backslashreplace", closefd=True)
+    screen = os.dup(saved[redirected[-1]])
     reading, writing = os.pipe()
     reader = threading.Thread(target=_keep, args=(reading, output), name="kc-console-output", daemon=True)
     reader.start()
     for fd in redirected:
         os.dup2(writing, fd)
     os.close(writing)
-    ConsoleDriver.screen_file = screen
+    ConsoleDriver.screen_fd = screen
     try:
         yield
     finally:
-        ConsoleDriver.screen_file = None
+        ConsoleDriver.screen_fd = None
         for stream in (out, err):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
@@ -188,20 +199,19 @@ def own_terminal(output: Output) -> Iterator[None]:
         # A child process may hold the pipe open: its end isn't waited for.
         reader.join(0.5)
         give_back(0, attributes, screen)
-        with contextlib.suppress(OSError, ValueError):
-            screen.close()
+        os.close(screen)
 
 
-def give_back(keyboard: int, attributes: list[Any] | None, screen: IO[str], *, alternate: bool = False) -> None:
+def give_back(keyboard: int, attributes: list[Any] | None, screen: int, *, alternate: bool = False) -> None:
     """Undo every mode of the terminal that the console sets; harmless when it is undone already, or the terminal is gone."""
     sequence = ((LEAVE_ALTERNATE if alternate else "") + RESTORE).encode()
     with contextlib.suppress(OSError, ValueError):
         # A stalled terminal must not hold up the end.
-        os.set_blocking(screen.fileno(), False)
+        os.set_blocking(screen, False)
         try:
-            os.write(screen.fileno(), sequence)
+            os.write(screen, sequence)
         finally:
-            os.set_blocking(screen.fileno(), True)
+            os.set_blocking(screen, True)
     if attributes is not None:
         with contextlib.suppress(termios.error):
             termios.tcsetattr(keyboard, termios.TCSANOW, attributes)

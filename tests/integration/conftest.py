@@ -61,7 +61,11 @@ class Life:
     def wait_assigned(self, *partitions: int) -> None:
         """Return when these partitions, and only these, are ours."""
         wanted = [(TOPIC, partition) for partition in partitions]
-        eventually(lambda: sorted(self.consumer._poller.partitions.open) == wanted, what=f"the assignment of {partitions}")  # type: ignore[union-attr]
+        eventually(lambda: sorted(self._open()) == wanted, what=f"the assignment of {partitions}")
+
+    def _open(self) -> list[tuple[str, int]]:
+        poller = self.consumer._poller
+        return [] if poller is None else list(poller.partitions.open)
 
     def dead_letters(self) -> list[dict[str, str]]:
         """Return the rows on disk."""

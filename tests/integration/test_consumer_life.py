@@ -152,7 +152,6 @@ def test_the_member_stays_in_its_group_while_slow_workers_drain(broker, live, ga
     life = live(client=client, processor_callable=gate, worker_count=1)
     eventually(lambda: gate.begun)
     life.consumer.stop()
-    life.state.processing_queue._running.wait(0)
     time.sleep(0.6)  # two intervals after which a silent member is expelled
     assert broker.owner(GROUP, TOPIC, 0) is client
     gate.open.set()
@@ -238,8 +237,8 @@ def test_a_broker_that_hangs_doesn_t_hang_the_end(broker, live, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED, "Not authorized to access topics"), "Kafka refuses access: Not authorized"),
-        (KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED, "Not authorized to access group"), "Kafka refuses access: Not authorized"),
+        (KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED, "Not authorized: topics"), "Kafka refuses access: Not authorized"),
+        (KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED, "Not authorized: group"), "Kafka refuses access: Not authorized"),
         (KafkaError(KafkaError._AUTHENTICATION, "SASL authentication error"), "Kafka refuses access: SASL"),
         (KafkaError(KafkaError._FATAL, "fenced", fatal=True), "fatal error of the Kafka client: fenced"),
         (KafkaException(KafkaError(KafkaError._FATAL, "fenced", fatal=True)), "fatal error of the Kafka client: fenced"),
@@ -505,7 +504,7 @@ def test_back_pressure_pauses_and_polling_never_stops_however_slow_the_processor
     for partition in range(3):
         life.wait_committed(50, partition)
     assert len(gate.done) == 150
-    assert not [m for m in log(logging.ERROR)]
+    assert log(logging.ERROR) == []
 
 
 def test_a_pause_by_the_operator_outlasts_one_by_back_pressure(broker, live, gate, monkeypatch):

@@ -16,7 +16,7 @@ from kafka_consumer import csv_files, csv_writers
 from kafka_consumer.csv_writers import BACKUP_COLUMNS, DLQ_COLUMNS, backup_csv_loop, dlq_csv_loop
 from tests.fakes import MockMessage
 from tests.helpers import background, eventually, hourly_files, make_state, read_rows
-from tests.integration.conftest import TOPIC
+from tests.integration.conftest import TOPIC, Life
 
 FIRST = datetime(2026, 11, 22, 10, 59, 50).astimezone()
 
@@ -53,6 +53,15 @@ def offsets(path: str | Path) -> list[int]:
 
 def names(base: str) -> list[str]:
     return [os.path.basename(path) for path in hourly_files(base)]
+
+
+def wait_for_files(life: Life, count: int) -> None:
+    for base in (life.consumer.config.backup_path, life.consumer.config.dlq_path):
+        eventually(lambda base=base: len(names(base)) == count)  # type: ignore[misc]
+
+
+def wait_for_backup(life: Life, rows: int) -> None:
+    eventually(lambda: len(life.backup()) == rows)
 
 
 def is_open(path: str) -> bool:
@@ -96,11 +105,10 @@ def test_three_hours_give_three_files_with_a_header_and_their_own_rows_each(brok
     for hour in range(3):
         if hour:
             clock.advance(3600)
-        eventually(lambda hours=hour + 1: len(names(life.consumer.config.backup_path)) == hours)
-        eventually(lambda hours=hour + 1: len(names(life.consumer.config.dlq_path)) == hours)
+        wait_for_files(life, hour + 1)
         broker.produce_many(TOPIC, 0, [f"hour-{10 + hour}".encode()] * 4)
         life.wait_committed(4 * (hour + 1))
-        eventually(lambda rows=4 * (hour + 1): len(life.backup()) == rows)
+        wait_for_backup(life, 4 * (hour + 1))
     assert life.end() == 0
 
     for base, columns in ((life.consumer.config.backup_path, BACKUP_COLUMNS), (life.consumer.config.dlq_path, DLQ_COLUMNS)):
@@ -197,7 +205,7 @@ def test_a_restart_in_the_same_hour_goes_on_in_the_same_file(tmp_path, clock):
         with background(backup_csv_loop, state, stop=state.stop):
             for offset in range(start, start + 10):
                 state.backup_csv_queue.put(MockMessage(TOPIC, 0, offset, None, b"x"))
-    [path] = hourly_files(state.config.backup_path)
+    [path] = hourly_files(tmp_path / "backup.csv")
     assert offsets(path) == list(range(20))
     assert [row for row in rows_of(path) if row[0] == "received_at"] == [list(BACKUP_COLUMNS)]
 

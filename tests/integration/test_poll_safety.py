@@ -139,10 +139,10 @@ def test_an_error_behind_a_message_does_not_drop_the_message(
     error = KafkaException(KafkaError(KafkaError._TRANSPORT))
     scene = Scene(tmp_path, [*messages(0), error], messages(1, 2))
     if polled_one_by_one:
-        monkeyed = iter([*messages(0), error, *messages(1, 2)])
+        prepared = iter([*messages(0), error, *messages(1, 2)])
 
         def poll(timeout: float = 0) -> Any:
-            found = next(monkeyed, None)
+            found = next(prepared, None)
             if isinstance(found, Exception):
                 raise found
             return found

@@ -16,7 +16,6 @@ from typing import Any, Self, TypeVar
 from confluent_kafka import (
     OFFSET_INVALID,
     Consumer,
-    ConsumerGroupTopicPartitions,
     KafkaError,
     KafkaException,
     Message,
@@ -214,11 +213,18 @@ class Kafka:
 
     def _committed(self, group: str, topic: str) -> dict[int, TopicPartition]:
         asked = [TopicPartition(topic, number) for number in range(self.partitions(topic))]
-        request = ConsumerGroupTopicPartitions(group, asked)
 
-        def ask(admin: AdminClient) -> list[TopicPartition]:
-            answer = admin.list_consumer_group_offsets([request], request_timeout=_ATTEMPT_SECONDS)[group]
-            return answer.result(_ATTEMPT_SECONDS).topic_partitions or []
+        # By a consumer that never joins the group, not by AdminClient.list_consumer_group_offsets(): a broker that has just
+        # begun to coordinate the group may answer NOT_COORDINATOR, which librdkafka hands to the group of its client. An
+        # admin client has none: the process would die of a null pointer.
+        def ask(_admin: AdminClient) -> list[TopicPartition]:
+            # read_uncommitted: the offsets of a transaction that is still open don't delay the answer.
+            options = {"group.id": group, "enable.auto.commit": False, "isolation.level": "read_uncommitted"}
+            consumer = Consumer(self._options(options))
+            try:
+                return consumer.committed(asked, timeout=_ATTEMPT_SECONDS)
+            finally:
+                consumer.close()
 
         try:
             found = self._until_answered(ask)

@@ -74,7 +74,7 @@ async def console(
     theme = options.pop("theme", None)
     used = feed or FakeFeed(snapshot, **options)
     app = ConsoleApp(used, clock=used.frozen_clock, tick_seconds=None, theme=theme)
-    async with app.run_test(size=size) as pilot:
+    async with app.run_test(size=size, notifications=True) as pilot:
         running = Console(app, used, pilot)
         await running.settle()
         yield running

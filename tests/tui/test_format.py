@@ -49,7 +49,7 @@ def test_an_age_has_tenths_below_ten_seconds(seconds, shown):
 
 @pytest.mark.parametrize(
     ("fraction", "shown"),
-    [(0, "0%"), (0.000_01, "<0.01%"), (0.0002, "0.02%"), (0.041, "4.1%"), (0.63, "63%"), (0.9996, "100.0%"), (0.995, "99.5%"), (1, "100%")],
+    [(0, "0%"), (0.000_01, "<0.01%"), (0.0002, "0.02%"), (0.041, "4.1%"), (0.63, "63%"), (0.9999, "99.9%"), (0.995, "99.5%"), (1, "100%")],
 )
 def test_a_percentage_keeps_what_matters(fraction, shown):
     assert fmt.percent(fraction) == shown

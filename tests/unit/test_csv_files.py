@@ -7,7 +7,7 @@ import io
 import os
 import stat
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,8 +28,8 @@ from kafka_consumer.csv_files import (
     hourly_path,
 )
 
-AT = datetime(2026, 11, 22, 14, 5)
-LATER = datetime(2026, 11, 22, 15, 0)
+AT = datetime(2026, 11, 22, 14, 5, tzinfo=UTC)
+LATER = datetime(2026, 11, 22, 15, 0, tzinfo=UTC)
 COLUMNS = ("offset", "value")
 csv.field_size_limit(sys.maxsize)
 
@@ -48,7 +48,7 @@ def _written(folder: str | Path, rows: list[list[Any]]) -> Path:
     return path
 
 
-# --- names and encodings ------------------------------------------------------------------------------------------------------------
+# --- names and encodings ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_lone_surrogate_is_written_as_an_escape():
     assert format_rows([["\ud800"]]) == b"\\ud800\r\n"
 
 
-# --- opening, rotating, closing --------------------------------------------------------------------------------------------------------
+# --- opening, rotating, closing ---------------------------------------------------------------------------------------
 
 
 def test_a_new_file_has_its_header_and_is_private(tmp_path: Path):
@@ -234,7 +234,7 @@ def test_something_else_than_a_file_in_its_place_is_refused(tmp_path: Path):
         os.close(reader)
 
 
-# --- what a crash leaves -----------------------------------------------------------------------------------------------------------------
+# --- what a crash leaves ----------------------------------------------------------------------------------------------
 
 ROWS = [["1", "plain"], ["2", 'quotes ", commas , and\r\nline\nbreaks'], ["3", ""], ["4", "ünïcode \n\n"], ["5", '""\n"']]
 
@@ -242,9 +242,7 @@ ROWS = [["1", "plain"], ["2", 'quotes ", commas , and\r\nline\nbreaks'], ["3", "
 def test_a_file_cut_at_any_byte_is_readable_again_and_loses_no_whole_row(tmp_path: Path):
     """SPEC: CSV File Integrity."""
     whole = _written(tmp_path, ROWS).read_bytes()
-    ends = []
-    for count in range(len(ROWS) + 1):
-        ends.append(len(format_rows([COLUMNS, *ROWS[:count]])))
+    ends = [len(format_rows([COLUMNS, *ROWS[:count]])) for count in range(len(ROWS) + 1)]
     for cut in range(len(whole) + 1):
         folder = tmp_path / str(cut)
         folder.mkdir()

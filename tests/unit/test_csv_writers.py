@@ -87,7 +87,7 @@ def _offsets(rows: list[dict[str, str]]) -> list[int]:
     return [int(row["offset"]) for row in rows]
 
 
-# --- the backup -------------------------------------------------------------------------------------------------------------------------
+# --- the backup -------------------------------------------------------------------------------------------------------
 
 
 def test_the_backup_file_and_its_header_are_there_before_any_row(tmp_path: Path, clock: Clock):
@@ -190,6 +190,7 @@ def test_an_idle_writer_rotates_as_well(tmp_path: Path, clock: Clock):
 
 def test_an_hour_that_is_opened_again_gets_no_second_header(tmp_path: Path, clock: Clock):
     """SPEC: Backup CSV - Initial Creation."""
+    state = make_state(tmp_path)
     for first in (0, 2):
         state = make_state(tmp_path)
         with running(state, backup_csv_loop):
@@ -244,7 +245,7 @@ def test_a_write_that_fails_ends_the_consumer(
         state.backup_csv_queue.put_many_nowait(_messages(2))
         assert state.shutdown_event.wait(10)
         state.backup_csv_queue.put_many_nowait(_messages(1000))  # the pipe is emptied all the same
-        eventually(lambda: state.backup_csv_queue.empty())
+        eventually(state.backup_csv_queue.empty)
         state.backup_csv_queue.let_go()
     assert state.lifecycle.failed
     assert any(r.levelno == logging.CRITICAL and "No space left on device" in r.getMessage() for r in caplog.records)
@@ -314,7 +315,7 @@ def test_the_writer_goes_on_while_somebody_holds_its_pipe(tmp_path: Path):
 def test_a_backup_row_gives_back_the_message(tmp_path: Path, clock: Clock):
     state = make_state(tmp_path)
     message = FakeMessage(
-        "test-topic", 3, 7, b"k\xff", "ä, \"b\"\r\nc".encode(), headers=[("h", b"\x00"), ("h", None)], timestamp=1_700_000_000_123
+        "test-topic", 3, 7, b"k\xff", 'ä, "b"\r\nc'.encode(), headers=[("h", b"\x00"), ("h", None)], timestamp=1_700_000_000_123
     )
     with running(state, backup_csv_loop):
         state.backup_csv_queue.put(message)
@@ -327,7 +328,13 @@ def test_a_backup_row_gives_back_the_message(tmp_path: Path, clock: Clock):
     assert decode_field(first["value"], "base64") == message.value()
     assert json.loads(first["headers"]) == [["h", base64.b64encode(b"\x00").decode()], ["h", None]]
     assert decode_headers(first["headers"]) == (("h", b"\x00"), ("h", None))
-    assert (second["encoding"], second["key"], second["value"], second["timestamp"], second["headers"]) == ("utf-8", "\\N", "", "", "[]")
+    assert (second["encoding"], second["key"], second["value"], second["timestamp"], second["headers"]) == (
+        "utf-8",
+        "\\N",
+        "",
+        "",
+        "[]",
+    )
 
 
 def test_a_torn_row_left_by_a_crash_is_set_aside_and_told(tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture):
@@ -350,7 +357,7 @@ def test_the_real_clock_is_local_and_knows_its_zone():
     assert csv_writers.now().utcoffset() is not None
 
 
-# --- the dead letters ----------------------------------------------------------------------------------------------------------------
+# --- the dead letters -------------------------------------------------------------------------------------------------
 
 
 def test_a_dead_letter_is_written_with_its_evidence(tmp_path: Path, clock: Clock):
@@ -464,9 +471,9 @@ def test_the_tail_keeps_the_last_dead_letters_cut(tmp_path: Path):
 
 def test_hostile_text_in_an_error_is_written_and_read_back(tmp_path: Path):
     state = make_state(tmp_path)
-    message = MockMessage("test-topic", 0, 0, b'"; DROP', b"=cmd()\r\n\x1b[2J,\"")
+    message = MockMessage("test-topic", 0, 0, b'"; DROP', b'=cmd()\r\n\x1b[2J,"')
     with running(state, dlq_csv_loop):
-        state.dlq_queue.put(dead_letter(message, ValueError("\ud800 lone, \r\n\"quoted\""), 1, 0))
+        state.dlq_queue.put(dead_letter(message, ValueError('\ud800 lone, \r\n"quoted"'), 1, 0))
     row = _dlq(state)[0]
     assert row["value"].encode() == message.value()
-    assert row["error_message"] == "\\ud800 lone, \r\n\"quoted\""
+    assert row["error_message"] == '\\ud800 lone, \r\n"quoted"'

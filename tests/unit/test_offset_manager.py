@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kafka_consumer import commit_loop, find_max_contiguous, offset_manager
@@ -43,7 +43,7 @@ def state(tmp_path: Path) -> Iterator[SharedState]:
     made.stop("the test has ended")
 
 
-# --- find_max_contiguous --------------------------------------------------------------------------------------------------------
+# --- find_max_contiguous ----------------------------------------------------------------------------------------------
 
 
 def test_a_perfect_sequence_is_contiguous_to_its_end():
@@ -87,6 +87,7 @@ def test_offsets_at_or_below_the_committed_one_and_duplicates_are_passed_over():
     assert find_max_contiguous(-1, iter([0, 1, 3])) == 1
 
 
+@settings(deadline=None)
 @given(st.integers(-1, 50), st.lists(st.integers(0, 60), max_size=60))
 def test_it_is_the_longest_run_that_a_naive_walk_finds(last: int, processed: list[int]):
     walk = last
@@ -95,7 +96,7 @@ def test_it_is_the_longest_run_that_a_naive_walk_finds(last: int, processed: lis
     assert find_max_contiguous(last, processed) == walk
 
 
-# --- commit_loop, fed by hand -------------------------------------------------------------------------------------------------------
+# --- commit_loop, fed by hand -----------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -245,7 +246,7 @@ def test_a_failed_message_by_hand_without_a_dead_letter_is_committed(state: Shar
     assert (state.counters.processed, state.counters.failed) == (2, 1)
 
 
-# --- failures and their dead letters -------------------------------------------------------------------------------------------------
+# --- failures and their dead letters ----------------------------------------------------------------------------------
 
 
 def _letter(offset: int, partition: int = 0) -> DeadLetter:
@@ -306,7 +307,7 @@ def test_dead_letters_that_never_reach_the_disk_are_told_at_the_end(state: Share
     assert "1 failed messages aren't committed: their dead letters aren't on disk" in caplog.messages
 
 
-# --- assignments: revoked, refused, in dev mode ---------------------------------------------------------------------------------------
+# --- assignments: revoked, refused, in dev mode -----------------------------------------------------------------------
 
 
 def test_results_of_a_revoked_partition_are_dropped(state: SharedState):
@@ -329,7 +330,7 @@ def test_results_of_a_partition_revoked_at_that_very_moment_are_dropped(state: S
     class JustRevoked(Assignment):
         """Open when it is looked at, closed when its work is reported."""
 
-        closed = property(lambda self: False)  # type: ignore[assignment]
+        closed = property(lambda self: False)
 
     assignment = JustRevoked(TOPIC, 0)
     assignment.delivered(range(2), time.monotonic())
@@ -373,7 +374,9 @@ class RefusingConsumer(MockKafkaConsumer):
     def commit(self, offsets: Any = None, asynchronous: bool = False) -> Any:
         super().commit([tp for tp in offsets if tp.partition not in self.refused])
         error = KafkaError(KafkaError.OFFSET_METADATA_TOO_LARGE, "too large")
-        return [PartitionResult(tp.topic, tp.partition, tp.offset, error if tp.partition in self.refused else None) for tp in offsets]
+        return [
+            PartitionResult(tp.topic, tp.partition, tp.offset, error if tp.partition in self.refused else None) for tp in offsets
+        ]
 
 
 def test_committed_advances_only_on_a_partitions_own_success(state: SharedState, caplog: pytest.LogCaptureFixture):

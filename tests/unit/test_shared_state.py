@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from tests.helpers import make_config, make_state
 REQUIRED = ("bootstrap_servers", "topic", "group_id", "processor_callable")
 
 
-# --- what is accepted -----------------------------------------------------------------------------------------------------------
+# --- what is accepted -------------------------------------------------------------------------------------------------
 
 
 def test_a_valid_configuration_passes(mock_config: dict[str, Any]):
@@ -211,11 +212,11 @@ def test_a_proper_stop_target_is_accepted(mock_config: dict[str, Any], value: An
 )
 def test_an_improper_stop_target_is_refused(mock_config: dict[str, Any], value: Any):
     """SPEC: Config Validation - stop_at_offset Format."""
-    with pytest.raises(AssertionError, match="^stop_at_offset: expected "):
+    with pytest.raises(AssertionError, match=r"^stop_at_offset: expected "):
         KafkaConsumerConfig(**{**mock_config, "stop_at_offset": value})
 
 
-# --- how problems are told --------------------------------------------------------------------------------------------------
+# --- how problems are told --------------------------------------------------------------------------------------------
 
 
 def test_all_problems_are_told_at_once_one_a_line(mock_config: dict[str, Any]):
@@ -237,7 +238,7 @@ def test_an_option_without_its_name_is_a_config_error(mock_config: dict[str, Any
 
 
 def test_a_nonsense_option_gets_no_suggestion(mock_config: dict[str, Any]):
-    with pytest.raises(ConfigError, match="^zzz: unknown option$"):
+    with pytest.raises(ConfigError, match=r"^zzz: unknown option$"):
         KafkaConsumerConfig(**mock_config, zzz=1)
 
 
@@ -249,7 +250,7 @@ def test_a_field_assigned_later_is_validated_again(mock_config: dict[str, Any]):
     config.worker_count = 3
     config.processor_callable = "os.path:basename"  # type: ignore[assignment]
     config.validate_config()
-    assert config.processor_callable is os.path.basename  # type: ignore[comparison-overlap]
+    assert config.processor_callable is os.path.basename
 
 
 def test_validation_survives_optimised_python():
@@ -267,7 +268,7 @@ def test_a_long_value_is_shown_short(mock_config: dict[str, Any]):
     assert len(str(caught.value)) < 300
 
 
-# --- processors and Kafka's own options ---------------------------------------------------------------------------------------
+# --- processors and Kafka's own options -------------------------------------------------------------------------------
 
 
 def test_a_processor_may_be_named(mock_config: dict[str, Any]):
@@ -318,6 +319,14 @@ def test_a_callable_object_and_a_coroutine_are_recognised(mock_config: dict[str,
     assert KafkaConsumerConfig(**{**mock_config, "processor_callable": handle}).is_coroutine is True
 
 
+def test_a_generator_function_is_refused_it_would_do_nothing(mock_config: dict[str, Any]):
+    def process(value: bytes) -> Iterator[bytes]:
+        yield value
+
+    with pytest.raises(ConfigError, match="generator function"):
+        KafkaConsumerConfig(**{**mock_config, "processor_callable": process})
+
+
 @pytest.mark.parametrize("name", ["bootstrap.servers", "group.id", "enable.auto.commit", "enable.auto.offset.store"])
 def test_an_option_of_kafka_that_would_break_a_guarantee_is_refused(mock_config: dict[str, Any], name: str):
     with pytest.raises(ConfigError, match=name) as caught:
@@ -339,7 +348,7 @@ def test_a_mapping_is_copied(mock_config: dict[str, Any]):
     assert config.kafka_options == {"client.rack": "a"}
 
 
-# --- the shared state -----------------------------------------------------------------------------------------------------------
+# --- the shared state -------------------------------------------------------------------------------------------------
 
 
 def test_a_shared_state_starts_in_order(shared_state: SharedState):
@@ -408,7 +417,7 @@ def test_dev_mode_is_on_from_the_start_when_configured(tmp_path: Path):
 def test_clearing_running_wakes_whoever_waits_for_a_queue(tmp_path: Path):
     state = make_state(tmp_path)
     with ThreadPoolExecutor(3) as threads:
-        waiting = [
+        waiting: list[Future[Any]] = [
             threads.submit(state.processing_queue.take),
             threads.submit(state.dlq_queue.get_many, 60),
             threads.submit(state.processed_queue.wait, 60),
@@ -424,7 +433,7 @@ def test_a_running_flag_is_an_event_that_is_set():
     assert not flag.is_set()
 
 
-# --- a hundred threads ------------------------------------------------------------------------------------------------------------
+# --- a hundred threads ------------------------------------------------------------------------------------------------
 
 
 def test_a_hundred_threads_on_the_shared_state_neither_race_nor_deadlock(tmp_path: Path):

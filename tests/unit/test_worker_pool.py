@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import queue
 import threading
@@ -80,7 +81,7 @@ class Gate:
         self.seen.append(value)
 
 
-# --- success and failure ------------------------------------------------------------------------------------------------------------
+# --- success and failure ----------------------------------------------------------------------------------------------
 
 
 def test_a_processed_message_is_a_success(tmp_path: Path):
@@ -114,8 +115,13 @@ def test_a_message_that_fails_goes_to_the_dead_letters_and_counts_as_failed(tmp_
         assert state.processed_queue.get(timeout=10) == (0, 5, "failed")
     letter = state.dlq_queue.get_nowait()
     assert (letter.topic, letter.partition, letter.offset, letter.key, letter.value) == (TOPIC, 0, 5, b"k", b"bad")
-    assert (letter.error_type, letter.error_message, letter.attempts, letter.worker_id) == ("ValueError", "Processing failed", 1, 0)
-    assert 'raise ValueError(message)\nValueError: Processing failed' in letter.stack_trace
+    assert (letter.error_type, letter.error_message, letter.attempts, letter.worker_id) == (
+        "ValueError",
+        "Processing failed",
+        1,
+        0,
+    )
+    assert "raise ValueError(message)\nValueError: Processing failed" in letter.stack_trace
     assert state.dlq_queue.empty()
 
 
@@ -139,7 +145,9 @@ def test_a_tombstone_reaches_the_processor_as_none(tmp_path: Path):
     assert seen == [None]
 
 
-@pytest.mark.parametrize("error", [ValueError("v"), KeyError("k"), TimeoutError("t"), AssertionError(), type("Odd", (Exception,), {})()])
+@pytest.mark.parametrize(
+    "error", [ValueError("v"), KeyError("k"), TimeoutError("t"), AssertionError(), type("Odd", (Exception,), {})()]
+)
 def test_whatever_the_processor_raises_is_an_ordinary_failure(tmp_path: Path, error: Exception):
     """SPEC: Worker - Processing Exception."""
 
@@ -155,7 +163,25 @@ def test_whatever_the_processor_raises_is_an_ordinary_failure(tmp_path: Path, er
     assert state.dlq_queue.get_nowait().error_type == type(error).__name__
 
 
-# --- size and encoding --------------------------------------------------------------------------------------------------------------
+def test_a_coroutine_function_is_run_to_its_end(tmp_path: Path):
+    seen: list[bytes] = []
+
+    async def process(value: bytes) -> None:
+        await asyncio.sleep(0)
+        if value == b"bad":
+            raise ValueError("no good")
+        seen.append(value)
+
+    state = make_state(tmp_path, processor_callable=process)
+    with one_worker(state):
+        for offset, value in enumerate([b"a", b"bad", b"b"]):
+            state.processing_queue.put(_message(offset, value))
+        assert _results(state, 3) == [(0, 0, "success"), (0, 1, "failed"), (0, 2, "success")]
+    assert seen == [b"a", b"b"]
+    assert state.dlq_queue.get_nowait().error_message == "no good"
+
+
+# --- size and encoding ------------------------------------------------------------------------------------------------
 
 
 def test_a_message_that_is_too_large_never_reaches_the_processor(tmp_path: Path):
@@ -204,7 +230,7 @@ def test_a_refused_message_is_not_retried(tmp_path: Path):
     assert state.counters.retried == 0
 
 
-# --- time ----------------------------------------------------------------------------------------------------------------------------
+# --- time -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pooled", [True, False])
@@ -239,7 +265,7 @@ def test_a_pool_keeps_its_strength_when_a_thread_is_stuck(tmp_path: Path):
         state.processing_queue.put(_message(1, b"fast"))
         assert _results(state, 2) == [(0, 0, "failed"), (0, 1, "success")]
         assert pool.stuck_threads == 1
-        assert [status.state for status in pool.statuses()][0] is WorkerState.STUCK
+        assert next(status.state for status in pool.statuses()) is WorkerState.STUCK
         assert pool.statuses()[0].offset == 0
         assert len(pool.alive()) == 1
         gate.open.set()
@@ -293,7 +319,38 @@ def test_what_waits_behind_a_message_over_its_time_is_processed_by_others(tmp_pa
     assert state.processing_queue.in_flight_bytes == 0
 
 
-# --- the loop crashes ------------------------------------------------------------------------------------------------------------------
+def test_a_stuck_thread_that_crashes_at_last_is_replaced_once(tmp_path: Path):
+    gate = Gate()
+
+    def leave(value: bytes) -> None:
+        if value == b"stuck":
+            gate(value)
+            raise SystemExit(3)
+
+    state = make_state(tmp_path, processor_callable=leave, processing_timeout=0.03, worker_count=1)
+    with pool_of(state) as pool:
+        state.processing_queue.put(_message(0, b"stuck"))
+        assert state.processed_queue.get(timeout=10) == (0, 0, "failed")
+        eventually(lambda: len(pool.workers) == 2)
+        gate.open.set()
+        eventually(lambda: state.counters.crashed_workers == 1)
+        state.processing_queue.put(_message(1, b"fast"))
+        assert state.processed_queue.get(timeout=10) == (0, 1, "success")
+        assert len(pool.workers) == 2
+        assert len(pool.alive()) == 1
+    assert state.dlq_queue.qsize() == 1  # one result, one dead letter
+
+
+def test_a_message_that_finishes_at_the_very_moment_its_time_is_up_has_one_result(tmp_path: Path):
+    state = make_state(tmp_path, processing_timeout=0.001)
+    supervisor = Supervisor(state, list)
+    worker = Worker(state, 0, supervisor)
+    supervisor._time_out(worker, time.monotonic())  # overdue when it was looked at, and finished since
+    assert state.counters.timed_out == 0
+    assert state.processed_queue.empty()
+
+
+# --- the loop crashes -------------------------------------------------------------------------------------------------
 
 
 class Unreadable(MockMessage):
@@ -401,7 +458,7 @@ def test_only_the_last_crashed_workers_are_remembered(tmp_path: Path):
         assert REMEMBERED <= len(crashed) <= REMEMBERED + 1
 
 
-# --- an empty queue, and the end -----------------------------------------------------------------------------------------------------
+# --- an empty queue, and the end --------------------------------------------------------------------------------------
 
 
 def test_a_worker_waits_at_an_empty_queue_and_goes_on(tmp_path: Path):
@@ -453,7 +510,7 @@ def test_joining_a_pool_that_is_busy_says_so(tmp_path: Path):
     assert {s.state for s in pool.statuses()} == {WorkerState.STOPPED}
 
 
-# --- retries --------------------------------------------------------------------------------------------------------------------------
+# --- retries ----------------------------------------------------------------------------------------------------------
 
 
 class Flaky:
@@ -523,9 +580,9 @@ def test_a_message_that_waits_for_its_retry_holds_no_worker_up(tmp_path: Path):
 
 def test_the_pauses_between_attempts_double_up_to_the_longest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     state = make_state(tmp_path, max_attempts=99, retry_backoff_seconds=1, retry_backoff_max_seconds=5)
-    supervisor = Supervisor(state, lambda: [])
+    supervisor = Supervisor(state, list)
     monkeypatch.setattr(supervisor._random, "uniform", lambda low, high: 1.0)
-    monkeypatch.setattr(supervisor_module.time, "monotonic", lambda: 100.0)
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
     for attempts in range(1, 6):
         supervisor.retry(Chunk([_message(0)], attempts=attempts))
     supervisor.retry(Chunk([_message(0)], attempts=5000))
@@ -583,7 +640,7 @@ def test_retries_keep_the_order_of_their_lane(tmp_path: Path, ordering: str):
     assert (state.processing_queue.taken, state.processing_queue.in_flight_bytes) == (0, 0)
 
 
-# --- slow messages, resizing ------------------------------------------------------------------------------------------------------------
+# --- slow messages, resizing ------------------------------------------------------------------------------------------
 
 
 def test_what_waits_behind_a_slow_message_goes_to_an_idle_worker(tmp_path: Path):
@@ -671,7 +728,7 @@ def test_a_worker_shows_what_it_does(tmp_path: Path):
 
 def test_a_worker_with_nothing_in_hand_gives_nothing_away(tmp_path: Path):
     state = make_state(tmp_path, processing_timeout=1)
-    supervisor = Supervisor(state, lambda: [])
+    supervisor = Supervisor(state, list)
     worker = Worker(state, 0, supervisor)
     assert worker.progress() == (None, 0)
     assert worker.relieve() is None

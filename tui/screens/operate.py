@@ -269,9 +269,11 @@ def stop_effect(snapshot: Snapshot | None, role: str) -> list[Line]:
     stuck = [worker for worker in snapshot.workers if worker.state == "stuck"]
     if stuck:
         longest = max(worker.busy_seconds for worker in stuck)
-        lines.append(((f"⚠ it waits for {len(stuck):,} stuck workers, the longest {duration(longest)}", "warn"),))
-    kept = len(snapshot.partitions)
-    lines.append(((f"its {kept:,} partitions go to other members of group {snapshot.group_id}, if there are any", "plain"),))
+        workers = "a stuck worker, for" if len(stuck) == 1 else f"{len(stuck):,} stuck workers, the longest for"
+        lines.append(((f"⚠ it waits for {workers} {duration(longest)} now", "warn"),))
+    if snapshot.partitions:
+        goes = "partition goes" if len(snapshot.partitions) == 1 else f"{len(snapshot.partitions):,} partitions go"
+        lines.append(((f"its {goes} to other members of group {snapshot.group_id}, if there are any", "plain"),))
     if role == "attached":
         lines.append(((f"the consumer is process {snapshot.pid}; this console stays", "plain"),))
     return lines

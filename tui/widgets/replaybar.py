@@ -59,7 +59,7 @@ def _drain(view: View, snapshot: Snapshot, width: int) -> Line:
     groups: list[Group] = [
         (6, (("DRAINING", "warn"),)),
         (5, ((bar(share, 8 if width < 100 else 20 if width < 160 else 40, "▓"), "warn"),)),
-        (9, ((f"{left:,} messages left", "strong"),)),
+        (9, ((f"{left:,} {'message' if left == 1 else 'messages'} left", "strong"),)),
         (4, ((f"of {total:,}", "dim"),)),
         (7, ((", ".join(rows) + " to write", "plain"),) if rows else ()),
     ]

@@ -303,6 +303,9 @@ class RowList(ScrollView, Generic[R], can_focus=True, inherit_bindings=False):
                 # The held row is gone: nothing else is taken for it.
                 self._held = self._held and not self.follow
             self._cursor = min(self._cursor, len(self._keys) - 1) if found is None else found
+            if not self._held and self._cursor >= max(1, self.visible_rows):
+                # Nobody put it there: the order carried it out of sight.
+                self._cursor = 0
         self.cursor_key = self._keys[self._cursor]
 
     def move_cursor(self, index: int) -> None:

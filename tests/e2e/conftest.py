@@ -1,0 +1,7 @@
+"""Whole consumers on a real Apache Kafka."""
+
+from __future__ import annotations
+
+from tests.runs import command, running
+
+__all__ = ["command", "running"]

@@ -1,0 +1,161 @@
+"""How fast, how soon, and in how much memory; the floors are far below what is usual, so that a busy machine passes.
+
+Each test prints what it measured (``pytest -s``, or ``--junit-xml`` for the properties).
+"""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.helpers import background, eventually
+from tests.kafka import Kafka
+from tests.runs import Command, Ledger, Run, numbered
+
+pytestmark = [pytest.mark.e2e, pytest.mark.needs_real_broker]
+
+Note = Callable[[str, object], None]
+MIB = 2**20
+
+
+def nothing(value: bytes) -> None:
+    """Process a message: a no-op, so that what is measured is the consumer."""
+
+
+def test_ten_thousand_messages_pass_at_more_than_a_thousand_a_second(
+    real_kafka: Kafka, running: Callable[..., Run], record_property: Note
+) -> None:
+    """SPEC: Performance - Throughput Benchmark."""
+    topic = real_kafka.create_topic(partitions=3)
+    real_kafka.produce(topic, numbered(10_000, text="x" * 100))
+
+    begun = time.monotonic()
+    run = running(topic, nothing)
+    run.wait_committed(10_000, timeout=60)
+    rate = 10_000 / (time.monotonic() - begun)
+
+    record_property("messages_per_second", round(rate))
+    print(f"{rate:,.0f} messages a second, with joining the group and the last commit")
+    assert rate > 1000
+    assert run.lag() == 0
+    assert run.totals.backup_skipped == 0
+
+
+def test_from_the_poll_to_the_commit_it_takes_less_than_100_ms(
+    real_kafka: Kafka, running: Callable[..., Run], record_property: Note
+) -> None:
+    """SPEC: Performance - Latency Measurement."""
+    topic = real_kafka.create_topic(partitions=3)
+    run = running(topic, nothing, commit_interval_seconds=0.02)
+    eventually(lambda: run.consumer.snapshot().partitions, 30, what="an assignment")
+    enough = threading.Event()
+
+    def produce() -> None:
+        """Write about a thousand messages a second, in small lots."""
+        due = time.monotonic()
+        while not enough.is_set():
+            real_kafka.produce(topic, [b"x" * 100] * 50)
+            due += 0.05
+            enough.wait(max(0.0, due - time.monotonic()))
+
+    with background(produce, stop=enough.set):
+        # The first second is not the one to measure: caches are cold, and the samples are the last thousand or so anyway.
+        run.wait_committed(4000, timeout=60)
+        latency = run.consumer.snapshot().latency.poll_to_commit
+
+    measured = {name: getattr(latency, name) * 1000 for name in ("p50", "p95", "p99")}
+    for name, milliseconds in measured.items():
+        record_property(f"{name}_ms", round(milliseconds, 1))
+    print(", ".join(f"{name} {milliseconds:.1f} ms" for name, milliseconds in measured.items()))
+    assert latency.p50 <= latency.p95 <= latency.p99
+    assert latency.p95 < 0.1
+    run.kafka.wait_for_lag(topic, topic)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_hundred_thousand_messages_pass_in_constant_memory(
+    real_kafka: Kafka, command: Callable[..., Command], record_property: Note
+) -> None:
+    """SPEC: Performance - Memory Stability. SPEC: Memory Leak Detection."""
+    topic = real_kafka.create_topic(partitions=3)
+    # Every twentieth fails: dead letters must not pile up in memory either.
+    body = "if value.endswith(b'7') and value[-2:-1] in b'02468': raise ValueError('no')"
+    kc = command(topic, body=body)
+    kc.wait_log("assigned: ")
+    samples: list[int] = []
+    done = 0
+    for lot in range(20):
+        real_kafka.produce(topic, numbered(5000, start=lot * 5000, text="x" * 200))
+        done += 5000
+        real_kafka.wait_for_lag(topic, topic, timeout=60)
+        samples.append(kc.memory())
+
+    assert len(kc.ledger()) + len(kc.dead_letters()) == done == 100_000
+    assert kc.end() == 0
+    highest = max(samples) / MIB
+    # The first lots fill queues, buffers and caches; from then on nothing may grow with the number of messages.
+    settled, last = statistics.median(samples[5:10]) / MIB, statistics.median(samples[-5:]) / MIB
+    record_property("highest_mib", round(highest))
+    record_property("growth_mib", round(last - settled, 1))
+    print("resident MiB after each 5,000: " + " ".join(f"{sample / MIB:.0f}" for sample in samples))
+    assert highest < 200
+    assert last - settled < 10
+
+
+@pytest.mark.timeout(120)
+def test_fifty_workers_are_all_busy_with_a_backlog_and_only_as_many_as_needed_without(
+    real_kafka: Kafka, running: Callable[..., Run], record_property: Note
+) -> None:
+    """SPEC: Performance - Worker Utilization."""
+    call_seconds = 0.05
+    topic = real_kafka.create_topic(partitions=3)
+    real_kafka.produce(topic, numbered(5000))
+    run = running(topic, Ledger(lambda value: time.sleep(call_seconds)), worker_count=50)
+
+    def busy_for(seconds: float) -> float:
+        """Return the mean number of busy workers, looked at a hundred times a second."""
+        seen = []
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            states = [worker.state for worker in run.consumer.snapshot().workers]
+            assert len(states) == 50
+            seen.append(states.count("busy"))
+            time.sleep(0.01)
+        return statistics.mean(seen)
+
+    run.wait_finished(500)
+    before, at = run.finished(), time.monotonic()
+    with_backlog = busy_for(2)
+    rate = (run.finished() - before) / (time.monotonic() - at)
+    assert run.finished() < 5000, "expected a backlog for as long as it was measured"
+    run.wait_committed(5000, timeout=60)
+    idle = busy_for(0.5)
+
+    # 100 messages a second of 50 ms each: five workers' work.
+    enough = threading.Event()
+
+    def produce() -> None:
+        due = time.monotonic()
+        while not enough.is_set():
+            real_kafka.produce(topic, [b"later"] * 5)
+            due += 0.05
+            enough.wait(max(0.0, due - time.monotonic()))
+
+    with background(produce, stop=enough.set):
+        run.wait_finished(5050)
+        with_trickle = busy_for(2)
+
+    share = with_backlog / 50
+    record_property("busy_with_backlog", round(share, 3))
+    record_property("messages_per_second", round(rate))
+    print(f"with a backlog {share:.0%} busy, {rate:,.0f} of 1,000 messages a second; idle {idle:.1f}; at 100 a second {with_trickle:.1f}")
+    assert share > 0.9
+    assert rate > 0.7 * 50 / call_seconds
+    assert idle == 0
+    assert 2.5 < with_trickle < 15
+    run.kafka.wait_for_lag(topic, topic)

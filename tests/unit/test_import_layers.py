@@ -1,0 +1,137 @@
+"""Imports run downward, and the console knows the public API alone: read from the source, whatever is imported when.
+
+The layers of ``kafka_consumer``, from below: the foundation (errors, types, configuration, and what the loops share), the loops,
+which never import one another, the composition root, and what surrounds it (command line, settings, control, …). What only the
+type checker reads doesn't count.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+FOUNDATION = {
+    "assignment", "batch_queue", "chunk", "config", "dead_letter", "errors", "lifecycle", "ordered_queue", "ports",
+    "shared_state", "snapshot", "stats", "types", "work_queue",
+}  # fmt: skip
+LOOPS = {
+    "polling": {"poll_errors", "polling_thread", "rebalance", "stop_targets"},
+    "workers": {"supervisor", "worker", "worker_pool"},
+    "commits": {"client", "offset_manager"},
+    "files": {"csv_files", "csv_writers", "file_lock"},
+    "signals": {"signal_handler"},
+}
+ROOT_LAYER = {"kafka_consumer", "snapshot_builder"}
+CORE = FOUNDATION | set().union(*LOOPS.values()) | ROOT_LAYER
+
+PUBLIC = {
+    "",  # kafka_consumer itself
+    "cli",  # what both command lines share: exit codes, the last word of an error
+    "control_protocol",  # the wire of --attach
+    "demo",
+    "errors",
+    "kafka_consumer",
+    "logs",
+    "options",
+    "settings",
+    "snapshot",
+    "status",
+    "unix_socket",
+}
+"""What the console may import: what is documented for others, and what the two command lines share."""
+
+TERMINAL = {"click", "rich", "textual", "prometheus_client"}
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Yield the modules that a file imports when it runs, whether at its top or inside a function."""
+
+    def walk(node: ast.AST) -> Iterator[ast.AST]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+                for other in child.orelse:
+                    yield from walk(other)
+                continue
+            yield child
+            yield from walk(child)
+
+    for node in walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            assert node.module is not None
+            yield node.module
+            if node.module in {"kafka_consumer", "tui"}:  # a module taken from its package
+                yield from (f"{node.module}.{a.name}" for a in node.names if (ROOT / node.module / f"{a.name}.py").exists())
+
+
+def _own(path: Path) -> set[str]:
+    """Return the modules of ``kafka_consumer`` that a file imports; ``""`` is the package itself."""
+    names = [name for name in _imports(path) if name.split(".")[0] == "kafka_consumer"]
+    return {name.partition(".")[2] for name in names}
+
+
+GRAPH = {path.stem: _own(path) for path in sorted((ROOT / "kafka_consumer").glob("*.py")) if path.stem != "__init__"}
+
+
+def test_the_modules_named_here_exist():
+    assert set(GRAPH) >= CORE
+    assert {name for name in PUBLIC if name} <= set(GRAPH)
+
+
+def test_no_module_imports_itself_by_a_detour():
+    done: set[str] = set()
+
+    def visit(module: str, above: tuple[str, ...]) -> None:
+        assert module not in above, " -> ".join((*above, module))
+        if module in done:
+            return
+        for below in GRAPH.get(module, set()):
+            visit(below, (*above, module))
+        done.add(module)
+
+    for module in GRAPH:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("module", sorted(FOUNDATION))
+def test_the_foundation_imports_only_the_foundation(module: str):
+    assert GRAPH[module] <= FOUNDATION
+
+
+@pytest.mark.parametrize("name", sorted(LOOPS))
+def test_the_loops_never_import_one_another(name: str):
+    for module in LOOPS[name]:
+        assert GRAPH[module] <= FOUNDATION | LOOPS[name], module
+
+
+def test_the_core_knows_nothing_of_what_surrounds_it():
+    for module in ROOT_LAYER:
+        assert GRAPH[module] <= CORE | {"logs", "kafka_properties"}, module
+
+
+def test_the_parts_import_modules_never_the_package():
+    for module in CORE:
+        assert "" not in GRAPH[module], module
+
+
+@pytest.mark.parametrize("module", sorted(CORE))
+def test_the_core_needs_no_terminal(module: str):
+    used = {name.split(".")[0] for name in _imports(ROOT / "kafka_consumer" / f"{module}.py")}
+    assert not used & (TERMINAL | {"tui"})
+
+
+def test_the_consumer_never_imports_the_console():
+    for path in (ROOT / "kafka_consumer").glob("*.py"):
+        assert "tui" not in {name.split(".")[0] for name in _imports(path)}, path.name
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tui").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_console_imports_the_public_api_alone(path: Path):
+    assert _own(path) <= PUBLIC
