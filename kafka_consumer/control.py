@@ -300,7 +300,9 @@ class ControlServer:
             line = error_line(trouble)
         for client in due:
             client.sent_at = now
-            client.due = now + (client.interval or 0.0)
+            # On a common grid: clients that came at different times are due together from their second snapshot on.
+            interval = client.interval or INTERVAL_SECONDS
+            client.due = ((now + SLACK_SECONDS) // interval + 1) * interval
             client.room = len(line) + OWED_BYTES
             self._send(client, line)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import io
 import os
 import sys
 import threading
@@ -89,7 +90,8 @@ def read_rows(base: str | os.PathLike[str]) -> list[dict[str, str]]:
     rows: list[dict[str, str]] = []
     for path in hourly_files(base):
         with open(path, newline="", encoding="utf-8") as handle:
-            rows += csv.DictReader(handle)
+            # Read at once: a file that is being written grows between two of the reader's lines.
+            rows += csv.DictReader(io.StringIO(handle.read(), newline=""))
     return rows
 
 

@@ -5,6 +5,7 @@ Exit codes: those of ``kc``; attached, 0 when the operator left and 1 when no co
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import shlex
@@ -13,7 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
-from kafka_consumer.cli import EXIT_FAILURE, EXIT_USAGE, leave, version
+from kafka_consumer.cli import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, leave, version
 from kafka_consumer.errors import ConfigError, FilesInUseError, KafkaConsumerError
 from kafka_consumer.logs import log_everything, setup_logging
 from kafka_consumer.options import GroupedCommand, GroupedOption, consumer_options, settings_from
@@ -43,11 +44,19 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
     "--theme", cls=GroupedOption, section="Console", type=click.Choice(THEMES), help="Colours to start with; t changes them."
 )
 @click.option(
-    "--web", cls=GroupedOption, section="Console", is_flag=True,
+    "--web",
+    cls=GroupedOption,
+    section="Console",
+    is_flag=True,
     help="With --attach: serve the console to browsers on 127.0.0.1, read-only.",
 )
 @click.option(
-    "--web-port", cls=GroupedOption, section="Console", type=click.IntRange(1, 65535), default=WEB_PORT, metavar="PORT",
+    "--web-port",
+    cls=GroupedOption,
+    section="Console",
+    type=click.IntRange(1, 65535),
+    default=WEB_PORT,
+    metavar="PORT",
     help=f"Where --web listens. [default: {WEB_PORT}]",
 )
 @click.option("--web-write", cls=GroupedOption, section="Console", is_flag=True, help="Let browsers give commands, too.")
@@ -57,7 +66,14 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
 )
 @click.pass_context
 def cli(
-    ctx: click.Context, /, attach: str | None, read_only: bool, theme: str | None, web: bool, web_port: int, web_write: bool,
+    ctx: click.Context,
+    /,
+    attach: str | None,
+    read_only: bool,
+    theme: str | None,
+    web: bool,
+    web_port: int,
+    web_write: bool,
     **given: Any,
 ) -> None:
     """Consume a Kafka topic under a console, or look at a consumer that runs elsewhere on this machine (--attach).
@@ -75,9 +91,18 @@ def cli(
 
 def run_console(settings: Settings, *, read_only: bool = False, theme: str | None = None) -> int:
     """Run the consumer that these settings describe under the console; return the exit code. Errors: ``KafkaConsumerError``."""
+    try:
+        return _run_console(settings, read_only=read_only, theme=theme)
+    except KeyboardInterrupt:
+        # Nothing had begun: a processor's module may take long to import.
+        return _print_lines(["stopped by a signal before it began"], EXIT_OK)
+
+
+def _run_console(settings: Settings, *, read_only: bool, theme: str | None) -> int:
     problems = [*settings.problems, *settings.import_problems()]
     if problems:
         return _print_lines(problems, EXIT_USAGE)
+    from kafka_consumer.control import serve as listen
     from kafka_consumer.demo import demo_files, demo_session
     from kafka_consumer.kafka_consumer import KafkaConsumer
     from tui.runtime import run_in_process
@@ -87,14 +112,16 @@ def run_console(settings: Settings, *, read_only: bool = False, theme: str | Non
         consumer = KafkaConsumer(completed.build_config())
         for warning in settings.warnings:
             logger.warning("%s", warning)
-        if demo is not None:
-            demo.watch(consumer)
-        code = run_in_process(
-            consumer,
-            read_only=read_only,
-            theme=theme,
-            start_logging=lambda: setup_logging(settings["log_level"], settings["log_format"]),
-        )
+        # First of all: where somebody listens already, nothing is begun.
+        with listen(consumer, completed["socket"]) if completed["socket"] is not None else contextlib.nullcontext():
+            if demo is not None:
+                demo.watch(consumer)
+            code = run_in_process(
+                consumer,
+                read_only=read_only,
+                theme=theme,
+                start_logging=lambda: setup_logging(settings["log_level"], settings["log_format"]),
+            )
     if demo is not None:
         click.echo("\n".join(["The demo's files:", *(f"  {path}" for path in demo_files(completed))]))
     return code

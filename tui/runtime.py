@@ -72,23 +72,25 @@ class Session:
             self._feed, theme=self._theme, driver_class=cast("type[Driver]", ConsoleDriver), on_mounted=self._mounted,
             may_draw=self._may_draw, output=cast("TextIO", self._output),
         )  # fmt: skip
-        with self._handling_signals():
-            self._spawn(self._watch_signals, "kc-console-signals")
-            self._spawn(self._guard_the_end, "kc-console-guard")
-            if self._consumer is not None:
-                self._spawn(self._watch_consumer, "kc-console-watch")
-            try:
-                app.run()
-            finally:
-                self._left.set()
-                self._leaving.set()
-                self._signals.put(None)
+        self._spawn(self._guard_the_end, "kc-console-guard")
+        if self._consumer is not None:
+            self._spawn(self._watch_consumer, "kc-console-watch")
+        try:
+            app.run()
+        finally:
+            self._left.set()
+            self._leaving.set()
         return EXIT_FAILURE if app.crash is not None else app.return_code or self._code
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the terminal takes nothing: who prints to it now waits for ever."""
+        return self._driver is not None and self._driver.stuck
 
     @property
     def speechless(self) -> bool:
         """Whether nothing can be printed after the screen: the terminal is gone or takes nothing."""
-        return self.lost_terminal or (self._driver is not None and self._driver.stuck)
+        return self.lost_terminal or self.stuck
 
     def leave(self, code: int = EXIT_OK) -> None:
         """Have the screen end; any thread."""
@@ -159,13 +161,16 @@ class Session:
             os._exit(EXIT_FAILURE if code is None else code)
 
     @contextlib.contextmanager
-    def _handling_signals(self) -> Iterator[None]:
+    def handling_signals(self) -> Iterator[None]:
+        """Take SIGTERM, SIGINT and SIGHUP from here on, before the screen, under it and after it."""
+        self._spawn(self._watch_signals, "kc-console-signals")
         before = {number: signal.signal(number, lambda received, _: self._signals.put(received)) for number in _SIGNALS}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+            self._signals.put(None)
 
 
 class _Keeping(logging.Handler):
@@ -190,14 +195,15 @@ def run_attached(feed: FeedBase, *, theme: str | None = None) -> int:
     typed = cast("Feed", feed)
     typed.start()
     try:
-        with own_terminal(output):
-            session = Session(typed, None, theme=theme, output=output)
+        session = Session(typed, None, theme=theme, output=output)
+        with session.handling_signals(), own_terminal(output):
             code = session.run()
     finally:
         typed.close()
-    if session.speechless:
+    if session.stuck:
         os._exit(code)
-    _say(output, code)
+    if not session.speechless:
+        _say(output, code)
     return code
 
 
@@ -214,50 +220,67 @@ def run_in_process(
     Errors: whatever ``consumer.start()`` raises.
     """
     output = Output()
+    feed = LocalFeed(consumer, read_only=read_only)
+    session = Session(feed, consumer, theme=theme, output=output)
+    with session.handling_signals(), _log_kept_from_the_screen(output, start_logging) as kept:
+        consumer.start()
+        feed.start()
+        with own_terminal(output):
+            code = session.run()
+        feed.close()
+        kept.let_go(speak=not session.speechless)
+        crashed = session.app is not None and session.app.crash is not None
+        if not session.speechless:
+            _say(output, code)
+        reason = None if session.asked_to_stop else "the console crashed" if crashed else "the console ended"
+        ended = _drain(consumer, reason, speechless=session.speechless) or (EXIT_FAILURE if crashed else EXIT_OK)
+    if session.stuck:
+        # Whatever came after might print.
+        os._exit(ended)
+    return ended
+
+
+class _Log:
+    """Where the log goes: into the kept lines while stderr is the screen, to stderr afterwards."""
+
+    def __init__(self, keeping: _Keeping | None, start_logging: Callable[[], object] | None) -> None:
+        self._keeping = keeping
+        self._start_logging = start_logging
+
+    def let_go(self, *, speak: bool) -> None:
+        """The screen is gone: send the log to stderr when somebody reads it there."""
+        if self._keeping is not None:
+            logging.getLogger().removeHandler(self._keeping)
+            if self._start_logging is not None and speak:
+                self._start_logging()
+            self._keeping = None
+
+
+@contextlib.contextmanager
+def _log_kept_from_the_screen(output: Output, start_logging: Callable[[], object] | None) -> Iterator[_Log]:
     keeping: _Keeping | None = None
     if start_logging is not None and not sys.stderr.isatty():
         start_logging()
     else:
         keeping = _Keeping(output)
         logging.getLogger().addHandler(keeping)
+    log = _Log(keeping, start_logging)
     try:
-        consumer.start()
-        feed = LocalFeed(consumer, read_only=read_only)
-        feed.start()
-        with own_terminal(output):
-            session = Session(feed, consumer, theme=theme, output=output)
-            code = session.run()
+        yield log
     finally:
-        if keeping is not None:
-            logging.getLogger().removeHandler(keeping)
-    feed.close()
-    if not session.speechless:
-        if keeping is not None and start_logging is not None:
-            start_logging()
-        _say(output, code)
-    crashed = session.app is not None and session.app.crash is not None
-    reason = None if session.asked_to_stop else "the console crashed" if crashed else "the console ended"
-    ended = _drain(consumer, reason, speechless=session.speechless) or (EXIT_FAILURE if crashed else EXIT_OK)
-    if session.speechless:
-        # Whatever came after would print, and wait for ever for a terminal that takes nothing.
-        os._exit(ended)
-    return ended
+        log.let_go(speak=False)
 
 
 def _drain(consumer: Consumer, reason: str | None, *, speechless: bool) -> int:
-    """Wait for the consumer's end without a screen, after asking for it unless that was done; signals change nothing more."""
+    """Wait for the consumer's end without a screen, after asking for it unless that was done."""
     if not consumer.join(0):
         if reason is not None:
             consumer.stop(reason)
         if not speechless:
             _print("draining; the console is gone, the consumer finishes what it has")
-        before = {number: signal.signal(number, lambda received, _: None) for number in _SIGNALS}
-        try:
-            while not consumer.join(0.5):
-                pass
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        while not consumer.join(0.5):
+            # In slices, so that signals are taken meanwhile.
+            pass
     return consumer.exit_code if consumer.exit_code is not None else EXIT_FAILURE
 
 

@@ -28,14 +28,15 @@ PROTOCOL = 1
 MAX_LINE = 32 * 1024 * 1024
 CONNECT_SECONDS = 2.0
 BACKOFF_SECONDS = (0.2, 5.0)
+INTERVAL_SECONDS = 0.5
 WATCHED_SECONDS = 3.0
-"""For how long after the last look arriving snapshots are unpacked at once; later ones wait until somebody looks."""
+"""For how long after the last look snapshots are asked for and unpacked; then none are, until somebody looks again."""
 
 _READ_ONLY_ROLES = ("read-only", "readonly", "viewer")
 
 
 class SocketFeed(FeedBase):
-    """The console's end of a consumer's socket. ``interval`` bounds how often snapshots are unpacked, in seconds."""
+    """The console's end of a consumer's socket. While nobody looks it asks the consumer to send no snapshots."""
 
     role = "attached"
 
@@ -58,6 +59,7 @@ class SocketFeed(FeedBase):
         self._outgoing: queue.SimpleQueue[CommandHandle] = queue.SimpleQueue()
         # Of the socket's thread alone.
         self._pending: dict[str, CommandHandle] = {}
+        self._subscribed = True
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
@@ -102,7 +104,7 @@ class SocketFeed(FeedBase):
     def latest(self) -> Snapshot | None:
         """Return the latest snapshot; one that came while nobody looked is unpacked now, by the socket's thread."""
         self._looked_at = self.clock.monotonic()
-        if self._packed is not None:
+        if self._packed is not None or not self._subscribed:
             self._wake()
         slot = self._slot
         return None if slot is None else slot[0]
@@ -156,6 +158,7 @@ class SocketFeed(FeedBase):
         peer.setblocking(False)
         self._connected, self._problem = True, None
         self._peer_read_only, self._peer_commands = False, None
+        self._subscribed = True
         return peer
 
     def _converse(self, peer: socket.socket) -> None:
@@ -171,6 +174,7 @@ class SocketFeed(FeedBase):
                     with contextlib.suppress(OSError):
                         self._wake_in.recv(4096)
                 self._take_outgoing(outgoing)
+                self._subscribe(outgoing)
                 try:
                     if outgoing:
                         del outgoing[: self._write(peer, outgoing)]
@@ -210,6 +214,16 @@ class SocketFeed(FeedBase):
         done = [identity for identity, handle in self._pending.items() if handle.view().final and not self._awaited(handle)]
         for identity in done:
             del self._pending[identity]
+
+    def _subscribe(self, outgoing: bytearray) -> None:
+        """Ask for snapshots while somebody looks, and for none while nobody does, where the consumer can be asked."""
+        watched = self.clock.monotonic() - self._looked_at <= WATCHED_SECONDS
+        if watched == self._subscribed or self._peer_commands is None or "subscribe" not in self._peer_commands:
+            return
+        self._subscribed = watched
+        args = {"interval_seconds": INTERVAL_SECONDS if watched else 0}
+        line = {"type": "command", "id": "subscription", "command": "subscribe", "args": args}
+        outgoing += json.dumps(line, separators=(",", ":")).encode() + b"\n"
 
     def _awaited(self, handle: CommandHandle) -> bool:
         """Whether a late answer may still be told: for ten minutes."""

@@ -27,7 +27,7 @@ from tests.helpers import PATIENCE_SECONDS, background, eventually
 from tests.integration.conftest import TOPIC, Gate, Life
 from tests.tui.fakes import healthy, large
 from tui.commands import CommandState
-from tui.socket_feed import SocketFeed
+from tui.socket_feed import SocketFeed, can_connect
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -191,16 +191,18 @@ def puppet(path: str) -> Iterator[Puppet]:
 
 
 class TestSnapshots:
-    def test_a_client_is_greeted_and_gets_a_snapshot_at_once_and_again(self, life: Life, connect: Callable[[], Wire]) -> None:
-        started = time.monotonic()
+    def test_a_client_is_greeted_and_gets_a_snapshot_at_once_and_again(
+        self, life: Life, connect: Callable[[], Wire], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(control, "INTERVAL_SECONDS", 3600.0)
         wire = connect()
         hello = wire.read()
         assert hello is not None
         assert (hello["type"], hello["protocol"], hello["pid"]) == ("hello", 1, os.getpid())
         first = wire.snapshot()
-        assert time.monotonic() - started < 1.0
         assert (first["phase"], first["topic"], len(first["partitions"])) == ("running", TOPIC, 3)
-        assert wire.snapshot()["sequence"] == first["sequence"] + 1
+        wire.give("subscribe", interval_seconds=0.1)
+        assert [wire.snapshot()["sequence"] - first["sequence"] for _ in range(3)] == [1, 2, 3]
 
     def test_what_the_consumer_does_is_seen(self, life: Life, connect: Callable[[], Wire]) -> None:
         life.broker.produce_many(TOPIC, 0, [b"value"] * 20)
@@ -214,7 +216,7 @@ class TestSnapshots:
         started = time.monotonic()
         for _ in range(4):
             wire.snapshot()
-        assert 0.25 < time.monotonic() - started < 2.0
+        assert time.monotonic() - started > 0.15
         assert wire.final(wire.give("subscribe", interval_seconds=0)) == ("applied", "")
         built = puppet.built
         wire.socket.settimeout(0.3)
@@ -240,10 +242,11 @@ class TestSnapshots:
         wires = [connect() for _ in range(8)]
         for wire in wires:
             wire.snapshot()
-        built = puppet.built
-        for wire in wires:
-            wire.snapshot()
-        assert puppet.built - built <= 3
+        wires[0].snapshot()  # from here on all are due at the same moments
+        built, started = puppet.built, time.monotonic()
+        for _ in range(4):
+            wires[-1].snapshot()
+        assert puppet.built - built <= (time.monotonic() - started) / control.INTERVAL_SECONDS + 2
 
     def test_a_snapshot_that_cannot_be_made_is_told_and_the_next_one_comes(
         self, puppet: Puppet, connect: Callable[[], Wire], log: Callable[..., list[str]]
@@ -446,9 +449,9 @@ class TestCommands:
 class TestHardship:
     def test_a_client_that_does_not_read_gets_no_further_snapshots_and_is_dropped(self, path: str) -> None:
         puppet = Puppet(large())
-        with ControlServer(puppet, path, stall_seconds=0.5).start() as server:
+        with ControlServer(puppet, path, stall_seconds=1.0).start() as server:
             wire = Wire(path)
-            eventually(lambda: server._clients and any(client.outgoing for client in server._clients))
+            eventually(lambda: any(client.outgoing for client in list(server._clients)))
             time.sleep(0.3)  # the next snapshot would be due
             assert puppet.built == 1
             eventually(lambda: not server._clients)
@@ -586,7 +589,10 @@ class TestStatus:
         assert f"\n{TOPIC}" in done.stdout
         assert "partitions  3, lag 0\n" in done.stdout
 
-    def test_high_watermarks_are_of_now_though_nobody_has_looked_for_long(self, life: Life, path: str) -> None:
+    def test_high_watermarks_are_of_now_though_nobody_has_looked_for_long(
+        self, life: Life, path: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(status, "WAKE_SECONDS", 0.5)
         poller = life.consumer._poller
         assert poller is not None
         eventually(lambda: life.consumer.snapshot().partitions[0].high_watermark == 0, what="a first look")
@@ -610,14 +616,14 @@ class TestStatus:
 
         def run() -> None:
             with serve(life.consumer, path):
-                life.consumer.join(0.5)
+                eventually(lambda: life.consumer._builder is not None and life.consumer._builder._sequence >= 6)
                 life.end()
 
         with background(run):
-            eventually(lambda: os.path.exists(path))
+            eventually(lambda: can_connect(path) is None)
             done = CliRunner().invoke(cli, ["status", "--socket", path, "--watch", "--json"])
         phases = [json.loads(line)["phase"] for line in done.stdout.splitlines()]
-        assert phases.count("running") > 2
+        assert phases.count("running") >= 2
         assert phases[-1] == "stopped"
         assert (done.exit_code, done.stderr) == (0, f"{path}: the consumer has ended\n")
 
@@ -689,6 +695,7 @@ class TestStatus:
             done = CliRunner().invoke(cli, ["status", "--socket", path])
             assert (done.exit_code, done.stderr) == (1, f"{path}: no answer within 0.1 s\n")
             listener.accept()[0].close()
+            monkeypatch.setattr(status, "ANSWER_SECONDS", PATIENCE_SECONDS)
 
             connections: list[socket.socket] = []
 
@@ -713,7 +720,7 @@ class TestTheCommandLine:
         }  # fmt: skip
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **options) as process:
             try:
-                eventually(lambda: os.path.exists(path), timeout=20)
+                eventually(lambda: can_connect(path) is None, timeout=20)
                 wire = Wire(path)
                 wire.snapshot(lambda s: s["phase"] == "running" and s["totals"]["processed"])
                 assert wire.ask("stop", reason="enough") == ("applied", "")

@@ -149,6 +149,8 @@ class LocalKafka(Kafka):
         """Freeze a node, or all (SIGSTOP): connections stay open and nothing answers, as when a network drops packets."""
         for n in self._chosen(node):
             self._running[n].signal(signal.SIGSTOP)
+        for n in self._chosen(node):
+            self._running[n].wait_until_stopped()
 
     def resume(self, node: int | None = None) -> None:
         """Let a suspended node, or all, go on."""
@@ -281,6 +283,18 @@ class BrokerProcess:
         if self.alive():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
+
+    def wait_until_stopped(self, timeout: float = 5.0) -> None:
+        """Return when every thread has taken SIGSTOP: a signal is delivered a moment after it is sent."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            states = []
+            for stat in Path(f"/proc/{self.pid}/task").glob("*/stat"):
+                with contextlib.suppress(OSError):  # the thread ended meanwhile
+                    states.append(stat.read_text().rpartition(")")[2].split()[0])
+            if states and all(state == "T" for state in states):
+                return
+            time.sleep(_POLL_SECONDS)
 
     def wait_or_kill(self, timeout: float) -> None:
         assert self._guard.stdin is not None

@@ -144,7 +144,9 @@ def dead_letter(number: int, **changes: Any) -> DeadLetterView:
 
 def log(number: int, level: str = "INFO", message: str | None = None) -> LogView:
     """Return a log record."""
-    return LogView(START - 30 + number, level, message if message is not None else f"committed 4,200 offsets of 12 partitions ({number})")
+    return LogView(
+        START - 30 + number, level, message if message is not None else f"committed 4,200 offsets of 12 partitions ({number})"
+    )
 
 
 def make_snapshot(**changes: Any) -> Snapshot:

@@ -11,7 +11,16 @@ from tests.tui.fakes import START, make_snapshot, partition, worker
 # C0, DEL, C1, bidirectional controls, zero-width characters, line separators, lone surrogates.
 FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 
-MARKUP = ("[@click=app.quit]pay[/]", "[/]", "[bold", "[link=http://evil.example]x[/link]", "[$error]x", "[red]x[/blue]", "\\[", "{0}%s")
+MARKUP = (
+    "[@click=app.quit]pay[/]",
+    "[/]",
+    "[bold",
+    "[link=http://evil.example]x[/link]",
+    "[$error]x",
+    "[red]x[/blue]",
+    "\\[",
+    "{0}%s",
+)
 
 HOSTILE = (
     "\x1b]52;c;ZXZpbA==\x07",

@@ -21,11 +21,15 @@ ROOT = Path(__file__).resolve().parents[2]
 class Terminal:
     """Runs a command with a terminal of its own, as its session's leader."""
 
-    def __init__(self, *arguments: str, size: tuple[int, int] = (80, 24), ignore: tuple[int, ...] = (), **environment: str) -> None:
+    def __init__(
+        self, *arguments: str, size: tuple[int, int] = (80, 24), ignore: tuple[int, ...] = (), **environment: str
+    ) -> None:
         self.master, slave = pty.openpty()
         self.before = termios.tcgetattr(slave)
         self.resize(*size)
-        environ = {key: value for key, value in os.environ.items() if not key.startswith(("TEXTUAL", "NO_COLOR", "COLUMNS", "LINES"))}
+        environ = {
+            key: value for key, value in os.environ.items() if not key.startswith(("TEXTUAL", "NO_COLOR", "COLUMNS", "LINES"))
+        }
         environ |= {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **environment}
 
         def take_terminal() -> None:
@@ -71,7 +75,11 @@ class Terminal:
     @property
     def text(self) -> str:
         """The output without escape sequences."""
-        return re.sub(r"\x1b(\[[0-9;?<>$ ]*[A-Za-z]|\][^\x07\x1b]*(\x07|\x1b\\)|[()][A-Z0-9]|[=>P])", "", self.output.decode("utf-8", "replace"))
+        return re.sub(
+            r"\x1b(\[[0-9;?<>$ ]*[A-Za-z]|\][^\x07\x1b]*(\x07|\x1b\\)|[()][A-Z0-9]|[=>P])",
+            "",
+            self.output.decode("utf-8", "replace"),
+        )
 
     def wait_for(self, words: str, seconds: float = 20.0) -> None:
         """Wait until the process wrote these words."""

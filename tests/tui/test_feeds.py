@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kafka_consumer.control import serve
 from kafka_consumer.snapshot import Snapshot
 from tests.tui.fakes import FrozenClock, healthy, make_snapshot
 from tui.commands import CommandHandle, CommandState
@@ -238,7 +239,17 @@ class Server:
         self.peer.sendall(value if isinstance(value, bytes) else json.dumps(value).encode() + b"\n")
 
     def hello(self, **more) -> None:
-        self.send({"type": "hello", "protocol": 1, "version": "0.1.0", "pid": 1, "role": "control", "commands": ["pause", "stop"], **more})
+        self.send(
+            {
+                "type": "hello",
+                "protocol": 1,
+                "version": "0.1.0",
+                "pid": 1,
+                "role": "control",
+                "commands": ["pause", "stop"],
+                **more,
+            }
+        )
 
     def snapshot(self, snapshot: Snapshot) -> None:
         self.send({"type": "snapshot", "snapshot": snapshot.to_dict()})
@@ -271,6 +282,7 @@ def attached(server):
     feed = SocketFeed(server.path, who="olga")
     feed.start()
     server.accept()
+    until(lambda: feed.connected)
     yield feed
     feed.close()
     feed.join(5)
@@ -404,12 +416,66 @@ def test_many_snapshots_at_once_cost_the_unpacking_of_one(server, attached, monk
     real = socket_feed.snapshot_from_dict
     monkeypatch.setattr(socket_feed, "snapshot_from_dict", lambda value: unpacked.append(1) or real(value))
     server.hello()
-    server.send(b"".join(json.dumps({"type": "snapshot", "snapshot": make_snapshot(sequence=n).to_dict()}).encode() + b"\n" for n in range(20)))
+    server.send(
+        b"".join(
+            json.dumps({"type": "snapshot", "snapshot": make_snapshot(sequence=n).to_dict()}).encode() + b"\n" for n in range(20)
+        )
+    )
     until(lambda: attached._packed is not None and b'"sequence": 19' in attached._packed[0])
     attached.latest()
     until(lambda: attached.latest() is not None)
     assert attached.latest().sequence == 19
     assert len(unpacked) == 1
+
+
+def test_no_snapshots_are_asked_for_while_nobody_looks(server):
+    clock = FrozenClock()
+    feed = SocketFeed(server.path, who="olga", clock=clock)
+    feed.latest()
+    feed.start()
+    try:
+        server.accept()
+        server.hello(commands=["pause", "subscribe"])
+        until(lambda: feed._peer_commands is not None)
+        clock.advance(4)
+        feed._wake()
+        assert server.command()["args"] == {"interval_seconds": 0}
+        feed.latest()
+        assert server.command()["args"] == {"interval_seconds": 0.5}
+    finally:
+        feed.close()
+        feed.join(5)
+
+
+def test_it_understands_the_control_socket_of_a_consumer(tmp_path):
+    consumer = FakeConsumer()
+    path = str(tmp_path / "orders.sock")
+    with serve(consumer, path):
+        feed = SocketFeed(path, who="olga")
+        feed.latest()
+        feed.start()
+        try:
+            until(lambda: feed.latest() is not None)
+            assert feed.latest().topic == "orders"
+            handle = feed.request("pause", {"partitions": [["orders", 1]]})
+            assert handle.wait(5)
+            assert handle.view().state is CommandState.APPLIED, handle.view()
+            assert consumer.calls == [("pause", [("orders", 1)])]
+            for command, args, state in (
+                ("pause", {"partitions": [["orders", 99]]}, CommandState.LOST_PARTITION),
+                ("set_workers", {"count": 0}, CommandState.REFUSED),
+                ("seek", {"partitions": [["orders", 1]], "to": 7}, CommandState.REFUSED),
+                ("redrive", {"records": [["orders", 1, 7]], "per_second": 1.0}, CommandState.REFUSED),
+                ("set_rate_limit", {"per_second": None}, CommandState.EXPIRED),
+                ("stop", {"reason": "the operator quit"}, CommandState.APPLIED),
+            ):
+                handle = feed.request(command, args)
+                assert handle.wait(5)
+                assert handle.view().state is state, (command, handle.view())
+            assert consumer.calls[-1] == ("stop", "the operator quit")
+        finally:
+            feed.close()
+            feed.join(5)
 
 
 def test_whether_somebody_listens_is_told_in_one_line(tmp_path, server):

@@ -37,7 +37,9 @@ def test_a_duration_shows_its_two_most_telling_units(seconds, shown):
     assert fmt.duration(seconds) == shown
 
 
-@pytest.mark.parametrize(("seconds", "shown"), [(None, "\u2013"), (252, "04:12"), (3729, "1:02:09"), (180_000, "2d02h"), (-1, "00:00")])
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(None, "\u2013"), (252, "04:12"), (3729, "1:02:09"), (180_000, "2d02h"), (-1, "00:00")]
+)
 def test_a_remaining_time_is_a_clock(seconds, shown):
     assert fmt.remaining(seconds) == shown
 
@@ -49,7 +51,16 @@ def test_an_age_has_tenths_below_ten_seconds(seconds, shown):
 
 @pytest.mark.parametrize(
     ("fraction", "shown"),
-    [(0, "0%"), (0.000_01, "<0.01%"), (0.0002, "0.02%"), (0.041, "4.1%"), (0.63, "63%"), (0.9999, "99.9%"), (0.995, "99.5%"), (1, "100%")],
+    [
+        (0, "0%"),
+        (0.000_01, "<0.01%"),
+        (0.0002, "0.02%"),
+        (0.041, "4.1%"),
+        (0.63, "63%"),
+        (0.9999, "99.9%"),
+        (0.995, "99.5%"),
+        (1, "100%"),
+    ],
 )
 def test_a_percentage_keeps_what_matters(fraction, shown):
     assert fmt.percent(fraction) == shown
@@ -80,7 +91,12 @@ def test_changes_carry_their_sign():
 
 
 def test_sizes_are_binary():
-    assert (fmt.size(512), fmt.size(1536), fmt.size(256 * 2**20), fmt.size(3 * 2**40)) == ("512 B", "1.5 KiB", "256 MiB", "3.0 TiB")
+    assert (fmt.size(512), fmt.size(1536), fmt.size(256 * 2**20), fmt.size(3 * 2**40)) == (
+        "512 B",
+        "1.5 KiB",
+        "256 MiB",
+        "3.0 TiB",
+    )
 
 
 def test_a_share_of_nothing_is_nothing():

@@ -31,7 +31,9 @@ async def test_every_key_of_the_table_is_bound_by_its_id_once():
                 assert active.binding.tooltip == key.tooltip
         assert len({key.id for key in KEYS}) == len(KEYS)
         assert len({name for key in KEYS for name in key.keys}) == sum(len(key.keys) for key in KEYS)
-        assert all(binding.id for binding in bound if binding.action not in ("app.focus_next", "app.focus_previous") and binding.show)
+        assert all(
+            binding.id for binding in bound if binding.action not in ("app.focus_next", "app.focus_previous") and binding.show
+        )
 
 
 def test_dangerous_keys_are_upper_case_and_nothing_else_that_acts_is():
@@ -78,7 +80,15 @@ async def test_tab_goes_round_the_panels_both_ways():
 
 @pytest.mark.parametrize(
     ("keys", "row"),
-    [(("j",), 1), (("down", "down"), 2), (("j", "j", "k"), 1), (("G",), 11), (("end", "g"), 0), (("G", "home"), 0), (("j", "up"), 0)],
+    [
+        (("j",), 1),
+        (("down", "down"), 2),
+        (("j", "j", "k"), 1),
+        (("G",), 11),
+        (("end", "g"), 0),
+        (("G", "home"), 0),
+        (("j", "up"), 0),
+    ],
 )
 async def test_the_cursor_moves(keys, row):
     async with console(make_snapshot()) as shown:
@@ -159,14 +169,23 @@ async def test_enter_opens_a_dead_letter_with_payload_headers_and_trace():
     async with console(make_snapshot()) as shown:
         await shown.press("4", "enter")
         assert shown.screen_name == "DeadLetterPage"
-        for part in ('{"order": 4711, "qty": -3}', "trace-id: ab12", "shop/orders.py", "customer-13", "ValidationError", "attempts"):
+        for part in (
+            '{"order": 4711, "qty": -3}',
+            "trace-id: ab12",
+            "shop/orders.py",
+            "customer-13",
+            "ValidationError",
+            "attempts",
+        ):
             assert part in shown.page
         await shown.press("y")
         assert shown.app.clipboard == '{"order": 4711, "qty": -3}'
 
 
 async def test_a_tombstone_says_that_it_has_no_payload():
-    async with console(make_snapshot(dlq_tail=(dead_letter(0, value=None, key=None, headers=(), stack_trace=(), attempts=0),))) as shown:
+    async with console(
+        make_snapshot(dlq_tail=(dead_letter(0, value=None, key=None, headers=(), stack_trace=(), attempts=0),))
+    ) as shown:
         await shown.press("4", "enter")
         assert "none: a tombstone" in shown.page
         assert "the processor was never called" in shown.page
@@ -544,7 +563,9 @@ async def test_the_palette_has_every_action():
 async def test_an_action_of_the_palette_runs():
     feed = FakeFeed(healthy())
     async with console(None, feed=feed) as shown:
-        command = next(command for command in shown.app.get_system_commands(shown.app.screen) if command.title == "Pause or resume")
+        command = next(
+            command for command in shown.app.get_system_commands(shown.app.screen) if command.title == "Pause or resume"
+        )
         command.callback()
         await shown.settle()
         assert feed.commands() == [("pause", {})]

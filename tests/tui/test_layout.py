@@ -26,7 +26,18 @@ def test_the_layout_follows_the_size(size, layout):
 @pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 2), (3, 3), (10, 2), (5, 40), (300, 1), (61, 16), (62, 17), (400, 100)])
 async def test_no_size_hurts_on_any_screen(size):
     async with console(make_snapshot(), size=size) as shown:
-        for keys in (("question_mark",), ("h",), ("enter",), ("4", "enter"), ("T",), ("e",), ("R",), ("l",), ("ctrl+p",), ("slash",)):
+        for keys in (
+            ("question_mark",),
+            ("h",),
+            ("enter",),
+            ("4", "enter"),
+            ("T",),
+            ("e",),
+            ("R",),
+            ("l",),
+            ("ctrl+p",),
+            ("slash",),
+        ):
             await shown.press(*keys)
             while shown.screen_name != "MainScreen":
                 await shown.press("escape")
@@ -37,7 +48,9 @@ async def test_a_storm_of_sizes_hurts_nothing():
     rng = random.Random(7)
     async with console(make_snapshot()) as shown:
         for step in range(40):
-            await shown.pilot.resize_terminal(rng.choice([1, 2, 20, 60, 61, 80, 120, 200]), rng.choice([1, 2, 15, 16, 24, 36, 60]))
+            await shown.pilot.resize_terminal(
+                rng.choice([1, 2, 20, 60, 61, 80, 120, 200]), rng.choice([1, 2, 15, 16, 24, 36, 60])
+            )
             await shown.publish(make_snapshot() if step % 3 else healthy())
             if step % 5 == 0:
                 await shown.press(rng.choice(["T", "question_mark", "4", "enter", "escape", "slash"]))

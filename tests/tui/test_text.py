@@ -32,7 +32,9 @@ def test_a_long_text_is_cut_with_an_ellipsis():
     assert clean("x" * 50, 10) == "x" * 9 + "…"
 
 
-@given(st.text(alphabet=st.characters(codec="utf-8", exclude_categories=["Cc", "Cf", "Mn", "Me", "Zl", "Zp"])), st.integers(0, 30))
+@given(
+    st.text(alphabet=st.characters(codec="utf-8", exclude_categories=["Cc", "Cf", "Mn", "Me", "Zl", "Zp"])), st.integers(0, 30)
+)
 def test_a_fitted_text_takes_exactly_its_width(text, width):
     assert width_of(fit(clean(text), width)) == width
 

@@ -159,7 +159,7 @@ def test_at_the_hour_the_old_file_is_closed_and_a_new_one_begun(tmp_path: Path, 
         state.backup_csv_queue.put_many_nowait(_messages(2, first=3))
         eventually(lambda: len(hourly_files(state.config.backup_path)) == 2)
         old, new = hourly_files(state.config.backup_path)
-        assert writer._file.path == new
+        eventually(lambda: writer._file.path == new)
         assert f"/proc/self/fd -> {old}" not in _open_files()
     assert [Path(p).name for p in (old, new)] == ["backup_20261122_hour_10.csv", "backup_20261122_hour_11.csv"]
     header = ",".join(BACKUP_COLUMNS)

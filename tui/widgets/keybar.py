@@ -39,7 +39,9 @@ class KeyBar(LinesWidget):
         """Return the line."""
         groups: list[Group] = []
         command = view.last_command
-        if command is not None and (not command.final or view.clock.time() - command.requested_at - command.seconds <= SHOWN_SECONDS):
+        if command is not None and (
+            not command.final or view.clock.time() - command.requested_at - command.seconds <= SHOWN_SECONDS
+        ):
             line = command_line(command)
             left = max(8, width - sum(len(text) for text, _ in line[:2]))
             groups.append((1000, (*line[:2], (fit(line[2][0], min(len(line[2][0]), left)), "plain"))))
