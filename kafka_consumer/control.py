@@ -36,7 +36,7 @@ from kafka_consumer.control_protocol import (
     reply_line,
     snapshot_line,
 )
-from kafka_consumer.unix_socket import Listener, Peer, hung_up, peer_of
+from kafka_consumer.unix_socket import Listener, Peer, hung_up
 
 __all__ = ["ControlServer", "Controlled", "serve"]
 
@@ -142,6 +142,7 @@ class ControlServer:
             self._finish()
         except Exception:
             logger.critical("the control socket failed; the consumer goes on without it", exc_info=True)
+            self._listener.close()
         finally:
             for client in list(self._clients):
                 self._drop(client)
@@ -190,7 +191,7 @@ class ControlServer:
 
     def _accept(self, _events: int) -> None:
         try:
-            connection, _ = self._listener.socket.accept()
+            connection, peer = self._listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:
@@ -198,13 +199,6 @@ class ControlServer:
             self._retry_at = time.monotonic() + RETRY_SECONDS
             self._selector.unregister(self._listener.socket)
             logger.warning("a console couldn't be let in: %s", error)
-            return
-        try:
-            connection.setblocking(False)
-            peer = peer_of(connection)
-        except OSError as error:
-            logger.warning("a console couldn't be let in: %s", error)
-            connection.close()
             return
         refusal = ""
         if not peer.allowed:
@@ -225,10 +219,14 @@ class ControlServer:
 
     def _handler(self, client: _Client) -> Callable[[int], None]:
         def ready(events: int) -> None:
-            if client.open and events & selectors.EVENT_WRITE:
-                self._flush(client)
-            if client.open and client.reading and events & selectors.EVENT_READ:
-                self._read(client)
+            try:
+                if client.open and events & selectors.EVENT_WRITE:
+                    self._flush(client)
+                if client.open and client.reading and events & selectors.EVENT_READ:
+                    self._read(client)
+            except Exception:
+                logger.exception("the connection of a console (%s) failed and is closed", client.peer)
+                self._drop(client)
 
         return ready
 

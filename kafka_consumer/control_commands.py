@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from kafka_consumer.control_protocol import Command, Status
-from kafka_consumer.errors import KafkaConsumerError
+from kafka_consumer.errors import KafkaConsumerError, LostPartitionError
 from kafka_consumer.snapshot import Snapshot
 from kafka_consumer.types import Phase, TopicPartitionKey
 from kafka_consumer.unix_socket import Peer
@@ -87,12 +87,14 @@ class CommandThread(Generic[C]):
             if name == "stop":
                 args["reason"] = args.get("reason") or f"stopped through the control socket ({peer})"
             else:
-                obstacle = _obstacle(name, args.get("partitions"), self._consumer.snapshot())
+                obstacle = _obstacle(name, self._consumer.snapshot())
                 if obstacle is not None:
-                    return obstacle
+                    return Status.REFUSED, obstacle
             getattr(self._consumer, name)(**args)
         except TimeoutError as error:
             return Status.EXPIRED, str(error)
+        except LostPartitionError as error:
+            return Status.LOST_PARTITION, str(error)
         except KafkaConsumerError as error:
             return Status.REFUSED, str(error)
         except Exception as error:
@@ -102,16 +104,12 @@ class CommandThread(Generic[C]):
         return Status.APPLIED, ""
 
 
-def _obstacle(name: str, partitions: list[TopicPartitionKey] | None, snapshot: Snapshot) -> tuple[Status, str] | None:
+def _obstacle(name: str, snapshot: Snapshot) -> str | None:
     """Return why a command can't be carried out as things are; None when it can."""
-    if name != "set_log_level":
-        if snapshot.phase == Phase.STARTING:
-            return Status.REFUSED, "the consumer is still starting"
-        if snapshot.phase in (Phase.STOPPED, Phase.FAILED):
-            return Status.REFUSED, "the consumer has ended"
-    if partitions is not None:
-        assigned = {(view.topic, view.partition) for view in snapshot.partitions}
-        lost = [f"{topic}-{partition}" for topic, partition in partitions if (topic, partition) not in assigned]
-        if lost:
-            return Status.LOST_PARTITION, f"not assigned to this consumer: {', '.join(lost[:10])}; nothing was done"
+    if name == "set_log_level":
+        return None
+    if snapshot.phase == Phase.STARTING:
+        return "the consumer is still starting"
+    if snapshot.phase in (Phase.STOPPED, Phase.FAILED):
+        return "the consumer has ended"
     return None

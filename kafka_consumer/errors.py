@@ -30,6 +30,10 @@ class FilesInUseError(KafkaConsumerError, RuntimeError):
     """Another process writes the same backup or dead-letter files; raised at start, exit code 2."""
 
 
+class LostPartitionError(KafkaConsumerError, LookupError):
+    """A command names a partition that isn't assigned to this consumer (any more); nothing was done."""
+
+
 class ClientClosedError(KafkaConsumerError, RuntimeError):
     """A request was posted to a Kafka client whose owner thread has ended."""
 

@@ -15,6 +15,7 @@ from confluent_kafka import KafkaException, TopicPartition
 
 from kafka_consumer.chunk import Chunk, Completion
 from kafka_consumer.dead_letter import dead_letter, timestamp_of
+from kafka_consumer.errors import LostPartitionError
 from kafka_consumer.poll_errors import PollErrors
 from kafka_consumer.rebalance import Commits, Partitions
 from kafka_consumer.stop_targets import StopTargets
@@ -91,6 +92,7 @@ class Poller:
         room = self._room()
         self._apply_pauses()
         if room <= 0 or not self._shared_state.running.is_set():
+            self._watch()
             return
         if self._held:
             batch, self._held = self._held[:room], self._held[room:]
@@ -183,19 +185,27 @@ class Poller:
     # --- pausing ----------------------------------------------------------------------------------------------------------
 
     def pause(self, keys: set[TopicPartitionKey] | None) -> None:
-        """Pause partitions (None: all) for the operator. Called through ``serve``, in this thread."""
+        """Pause partitions (None: all) for the operator; in this thread, through ``serve``. Errors: ``LostPartitionError``."""
+        self._ours(keys)
         if keys is None or self.operator_paused is None:
             self.operator_paused = None
         else:
             self.operator_paused |= keys
 
     def resume(self, keys: set[TopicPartitionKey] | None) -> None:
-        """Resume partitions (None: all) for the operator. Called through ``serve``, in this thread."""
+        """Resume partitions (None: all) for the operator; in this thread, through ``serve``. Errors: ``LostPartitionError``."""
+        self._ours(keys)
         if keys is None:
             self.operator_paused = frozenset()
             return
         paused = frozenset(self.partitions.open) if self.operator_paused is None else self.operator_paused
         self.operator_paused = paused - keys
+
+    def _ours(self, keys: set[TopicPartitionKey] | None) -> None:
+        lost = sorted((keys or set()) - set(self.partitions.open))
+        if lost:
+            names = ", ".join(f"{topic}-{partition}" for topic, partition in lost[:10])
+            raise LostPartitionError(f"not assigned to this consumer: {names}; nothing was done")
 
     def _can_pause(self) -> bool:
         return callable(getattr(self._consumer, "pause", None)) and bool(self.partitions.open)

@@ -92,6 +92,16 @@ class Listener:
             self.close()
             raise
 
+    def accept(self) -> tuple[socket.socket, Peer]:
+        """Return who waits to be let in: a connection that doesn't block. Errors: ``OSError``, ``BlockingIOError`` for nobody."""
+        connection, _ = self.socket.accept()
+        try:
+            connection.setblocking(False)
+            return connection, peer_of(connection)
+        except BaseException:
+            connection.close()
+            raise
+
     def close(self) -> None:
         """Stop listening and remove the socket's file, unless it has become somebody else's."""
         # The file goes first: whoever finds it gone sees at once that nobody is there.

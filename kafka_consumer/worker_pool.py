@@ -108,13 +108,12 @@ class WorkerPool:
         with self._lock:
             if worker.replaced:  # it was stuck, and has crashed at last
                 return
-            if worker.stuck and not worker.crashed:
-                if self.stuck_threads > self._wanted:
-                    self.shared_state.logger.error(
-                        "%d threads are stuck in the processor: no further replacement; the pool is weaker until one returns",
-                        self.stuck_threads,
-                    )
-                    return
+            if worker.stuck and not worker.crashed and self.stuck_threads > self._wanted:
+                self.shared_state.logger.error(
+                    "%d threads are stuck in the processor: no further replacement; the pool is weaker until one returns",
+                    self.stuck_threads,
+                )
+                return
             self._add()
             worker.replaced = True
 

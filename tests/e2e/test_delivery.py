@@ -201,8 +201,7 @@ def test_a_member_that_leaves_its_group_mid_stream_loses_and_repeats_nothing(
 
     assert pair.two.end() == 0
     assert Counter(pair.processed()) == dict.fromkeys(pair.values, 1)
-    assert pair.one.backup() != []
-    assert sorted(value or b"" for value in pair.one.backup() + pair.two.backup()) >= sorted(pair.values)
+    assert set(pair.one.backup()) | set(pair.two.backup()) == set(pair.values)
 
 
 def test_a_static_member_that_restarts_gets_its_partitions_back_without_a_rebalance(
@@ -213,14 +212,14 @@ def test_a_static_member_that_restarts_gets_its_partitions_back_without_a_rebala
     enough = threading.Event()
     with background(pair.feed, enough, stop=enough.set):
         eventually(lambda: min(len(pair.one.ledger()), len(pair.two.ledger())) > 300, 30, what="both to be at work")
+        before = pair.two.log
         assert pair.one.end() == 0
         done = len(pair.one.ledger())
         pair.one = pair.start("one")
         eventually(lambda: len(pair.one.ledger()) > done + 300, 30, what="the first member to be at work again")
     real_kafka.wait_for_lag(pair.topic, pair.topic)
 
-    two = pair.two.log
-    assert (two.count("assigned: "), two.count("revoked: ")) == (1, 0)
+    assert pair.two.log == before, "expected the other member to have seen no rebalance"
     assert pair.one.end() == 0
     assert pair.two.end() == 0
     assert Counter(pair.processed()) == dict.fromkeys(pair.values, 1)

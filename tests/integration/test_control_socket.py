@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from kafka_consumer import control, polling_thread, status
+from kafka_consumer import control, polling_thread, status, unix_socket
 from kafka_consumer.cli import cli
 from kafka_consumer.control import MAX_CLIENTS, ControlServer, serve
 from kafka_consumer.errors import ConfigError, FilesInUseError, RequestTimeoutError
@@ -30,6 +30,7 @@ from tui.commands import CommandState
 from tui.socket_feed import SocketFeed, can_connect
 
 ROOT = Path(__file__).resolve().parents[2]
+INTERVAL = 0.15
 
 
 class Wire:
@@ -146,7 +147,7 @@ class Puppet:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures come sooner than people need them."""
-    monkeypatch.setattr(control, "INTERVAL_SECONDS", 0.15)
+    monkeypatch.setattr(control, "INTERVAL_SECONDS", INTERVAL)
     monkeypatch.setattr(polling_thread, "WATERMARK_SECONDS", 0.1)
     monkeypatch.setattr(status, "WAKE_SECONDS", 0.1)
     monkeypatch.setattr(status, "WATCH_SECONDS", 0.1)
@@ -246,7 +247,7 @@ class TestSnapshots:
         built, started = puppet.built, time.monotonic()
         for _ in range(4):
             wires[-1].snapshot()
-        assert puppet.built - built <= (time.monotonic() - started) / control.INTERVAL_SECONDS + 2
+        assert puppet.built - built <= (time.monotonic() - started) / INTERVAL + 2
 
     def test_a_snapshot_that_cannot_be_made_is_told_and_the_next_one_comes(
         self, puppet: Puppet, connect: Callable[[], Wire], log: Callable[..., list[str]]
@@ -300,7 +301,7 @@ class TestCommands:
     def test_a_partition_that_is_not_assigned_is_lost_and_nothing_is_done(self, life: Life, connect: Callable[[], Wire]) -> None:
         wire = connect()
         said = wire.ask("pause", partitions=[[TOPIC, 0], [TOPIC, 9], ["other", 0]])
-        assert said == ("lost_partition", f"not assigned to this consumer: {TOPIC}-9, other-0; nothing was done")
+        assert said == ("lost_partition", f"not assigned to this consumer: other-0, {TOPIC}-9; nothing was done")
         assert [p["state"] for p in wire.snapshot()["partitions"]] == ["running"] * 3
 
     def test_everything_that_can_be_set(self, life: Life, connect: Callable[[], Wire]) -> None:
@@ -495,7 +496,7 @@ class TestHardship:
     def test_another_user_is_refused(
         self, puppet: Puppet, connect: Callable[[], Wire], monkeypatch: pytest.MonkeyPatch, log: Callable[..., list[str]]
     ) -> None:
-        monkeypatch.setattr(control, "peer_of", lambda _: Peer(os.geteuid() + 1, 4121))
+        monkeypatch.setattr(unix_socket, "peer_of", lambda _: Peer(os.geteuid() + 1, 4121))
         wire = connect()
         assert wire.read() == {"type": "error", "error": "refused: this consumer belongs to another user"}
         assert wire.read() is None
@@ -536,6 +537,31 @@ class TestHardship:
             assert len(calls) == 4
             assert min(later - sooner for sooner, later in itertools.pairwise(calls)) > 0.05
             wire.close()
+
+    def test_a_defect_met_with_one_client_costs_that_client_alone(
+        self, puppet: Puppet, connect: Callable[[], Wire], monkeypatch: pytest.MonkeyPatch, log: Callable[..., list[str]]
+    ) -> None:
+        def defective(line: bytes) -> Any:
+            raise AssertionError("a defect")
+
+        monkeypatch.setattr(control, "read_command", defective)
+        wire, other = connect(), connect()
+        wire.give("pause")
+        assert wire.wait("hello")
+        assert wire.at_the_end()
+        other.snapshot()
+        other.snapshot()
+        assert any(line.startswith("the connection of a console") for line in log())
+
+    def test_when_all_fails_nobody_is_left_to_wait_at_the_socket(self, path: str, log: Callable[..., list[str]]) -> None:
+        with serve(Puppet(healthy()), path) as server:
+            server._publish = None  # type: ignore[assignment,method-assign]
+            wire = Wire(path)
+            assert wire.wait("hello")
+            assert wire.read() is None
+            wire.close()
+            eventually(lambda: not os.path.exists(path))
+        assert "the control socket failed; the consumer goes on without it" in log()
 
     def test_closing_ends_every_connection_and_removes_the_socket(self, path: str) -> None:
         before = threading.active_count()

@@ -74,7 +74,7 @@ class ScriptedConsumer:
             time.sleep(1.0)
             os.write(1, b"below python\n")
             os.write(2, b"\x1b]0;owned\x07error below python\n")
-            print("from python")
+            print("from python")  # noqa: T201 - what a processor might do
         if self.kind == "failing":
             time.sleep(1.0)
         else:

@@ -56,5 +56,6 @@ def hostile_snapshot() -> Snapshot:
     workers = tuple(worker(number, topic=text, state="busy") for number, text in enumerate(HOSTILE))
     return replace(
         make_snapshot(), topic=HOSTILE[0], group_id=HOSTILE[2], dlq_tail=letters, log_tail=logs, partitions=partitions,
-        workers=workers, stop_reason=evil, log_level=HOSTILE[1], queues={text: make_snapshot().queues["backup"] for text in HOSTILE},
+        workers=workers, stop_reason=evil, log_level=HOSTILE[1],
+        queues={text: make_snapshot().queues["backup"] for text in HOSTILE},
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -17,9 +18,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# Done by the child itself, once it is a process of its own: the terminal becomes its session's, as a login does it.
+BOOT = """
+import fcntl, json, runpy, signal, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+for number in json.loads(sys.argv[1]):
+    signal.signal(number, signal.SIG_IGN)
+sys.argv = sys.argv[2:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
 
 class Terminal:
-    """Runs a command with a terminal of its own, as its session's leader."""
+    """Runs a Python module with a terminal of its own, as its session's leader."""
 
     def __init__(
         self, *arguments: str, size: tuple[int, int] = (80, 24), ignore: tuple[int, ...] = (), **environment: str
@@ -32,15 +43,15 @@ class Terminal:
         }
         environ |= {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **environment}
 
-        def take_terminal() -> None:
-            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-            for number in ignore:
-                signal.signal(number, signal.SIG_IGN)
-
         self.process = subprocess.Popen(
-            [sys.executable, *arguments], stdin=slave, stdout=slave, stderr=slave, start_new_session=True, env=environ,
-            preexec_fn=take_terminal, cwd=ROOT, close_fds=True,
-        )  # fmt: skip
+            [sys.executable, "-c", BOOT, json.dumps(ignore), *arguments],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            env=environ,
+            cwd=ROOT,
+        )
         # Kept open: the modes are read from it when the process has ended.
         self.slave = slave
         self._output = bytearray()
@@ -87,6 +98,13 @@ class Terminal:
         while words not in self.text:
             assert time.monotonic() < deadline, f"no {words!r} in {self.text[-2000:]!r}"
             assert self.process.poll() is None or words in self.text, f"it ended without {words!r}: {self.text[-2000:]!r}"
+            time.sleep(0.02)
+
+    def wait_for_new(self, words: str, seen: int, seconds: float = 20.0) -> None:
+        """Wait until the process wrote these words after the first ``seen`` characters."""
+        deadline = time.monotonic() + seconds
+        while words not in self.text[seen:]:
+            assert time.monotonic() < deadline, f"no {words!r} in {self.text[seen:][-2000:]!r}"
             time.sleep(0.02)
 
     def send(self, keys: str) -> None:

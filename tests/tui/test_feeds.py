@@ -354,7 +354,8 @@ def test_a_consumer_that_lets_only_look_makes_the_feed_read_only(server, attache
     [
         b"garbage\n", b"\xff\xfe\n", b"[]\n", b"7\n", b'{"type":"snapshot"}\n', b'{"type":"snapshot","snapshot":[1]}\n',
         b"[" * 100_000 + b"\n", b'{"type":"reply","id":[],"status":{}}\n', b'{"type":"hello","commands":7,"protocol":"x"}\n',
-        b'{"type":"error","error":"\\u001b]52;c;QQ==\\u0007"}\n', b"\n\n\r\n", b'{"type":"snapshot","snapshot":{"phase":"running","at":1e999}}\n',
+        b'{"type":"error","error":"\\u001b]52;c;QQ==\\u0007"}\n', b"\n\n\r\n",
+        b'{"type":"snapshot","snapshot":{"phase":"running","at":1e999}}\n',
         b'{"n":' + b"9" * 10_000 + b"}\n",
     ],
     ids=range(13),

@@ -14,7 +14,7 @@ from tests.tui.console_script import SECRET
 from tests.tui.hostile import HOSTILE
 from tests.tui.terminals import Terminal
 
-SCRIPT = ("-m", "tests.tui.console_script")
+SCRIPT = ("tests.tui.console_script",)
 
 
 @pytest.fixture

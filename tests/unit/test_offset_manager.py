@@ -324,6 +324,7 @@ def test_results_of_a_revoked_partition_are_dropped(state: SharedState):
     committer.collect()
     committer.commit_now()
     assert consumer.committed_offsets == {(TOPIC, 1): 3}
+    assert committer.waiting_for_disk == 0  # its dead letter is nobody's business here any more
 
 
 def test_results_of_a_partition_revoked_at_that_very_moment_are_dropped(state: SharedState):

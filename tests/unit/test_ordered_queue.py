@@ -98,6 +98,18 @@ def test_what_was_not_begun_goes_back_to_the_front_of_its_lane():
     assert _take(work) == [(0, 2), (0, 3), (0, 4)]
 
 
+def test_a_lane_waits_until_all_that_was_taken_of_it_is_finished():
+    work = _queue("partition")
+    work.pace.measured(0.001)
+    work.put_chunks([_chunk(0, 0, [None] * 8)])
+    held = work.take(timeout=0)
+    assert held is not None
+    work.release(held.part(0, 4))  # the fifth waits for its retry
+    assert _take(work) is None
+    work.release(held.part(4, 5))
+    assert _take(work) == [(0, 5), (0, 6), (0, 7)]
+
+
 def test_work_put_back_whole_is_ready_at_once():
     work = _queue("partition")
     work.put_chunks([_chunk(0, 0, [None])])

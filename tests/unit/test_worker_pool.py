@@ -319,6 +319,26 @@ def test_what_waits_behind_a_message_over_its_time_is_processed_by_others(tmp_pa
     assert state.processing_queue.in_flight_bytes == 0
 
 
+def test_a_late_failure_is_dropped_and_the_worker_goes_on(tmp_path: Path):
+    """SPEC: Worker - Processing Timeout (if implemented)."""
+    gate = Gate(b"slow")
+
+    def fail_late(value: bytes) -> None:
+        gate(value)
+        if value == b"slow":
+            raise ValueError("too late")
+
+    state = make_state(tmp_path, processor_callable=fail_late, processing_timeout=0.05)
+    with one_worker(state):
+        state.processing_queue.put(_message(0, b"slow"))
+        assert state.processed_queue.get(timeout=10) == (0, 0, "failed")
+        gate.open.set()
+        state.processing_queue.put(_message(1, b"fast"))
+        assert state.processed_queue.get(timeout=10) == (0, 1, "success")
+    assert [letter.error_type for letter in state.dlq_queue.get_many(0)] == ["TimeoutError"]
+    assert state.processed_queue.empty()
+
+
 def test_a_stuck_thread_that_crashes_at_last_is_replaced_once(tmp_path: Path):
     gate = Gate()
 

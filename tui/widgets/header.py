@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from tui.format import age, duration
@@ -49,7 +50,7 @@ def header_line(view: View, width: int) -> Line:
     else:
         groups = [(8, (("kc", "title"),)), (VERDICT, verdict)]
     attached = view.role == "attached"
-    groups.append((2, ((f"attached to {view.source}" if attached else view.role, "dim"),)))
+    groups.append((2, ((f"attached to {os.path.basename(view.source)}" if attached else view.role, "dim"),)))
     groups.append((6, (("read-only", "warn") if view.read_only else ("read-write", "dim"),)))
     # The reason may be long: what matters more than half of it keeps its place, then it gets all that is left.
     first = arrange(_with_reason(groups, REASON_CELLS), width)
