@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka import KafkaException, TopicPartition
 
 from kafka_consumer.chunk import Chunk, Completion
-from kafka_consumer.dead_letter import dead_letter, timestamp_of
+from kafka_consumer.dead_letter import timestamp_of
 from kafka_consumer.errors import LostPartitionError
+from kafka_consumer.intake import check_values, runs_of
 from kafka_consumer.poll_errors import PollErrors
 from kafka_consumer.rebalance import Commits, Partitions
 from kafka_consumer.stop_targets import StopTargets
@@ -296,7 +297,7 @@ class Poller:
 
     def _hand_out(self, batch: list[MessageLike], at: float) -> None:
         chunks: list[Chunk] = []
-        for key, run in _runs(batch):
+        for key, run in runs_of(batch):
             chunk = self._deliver(key, run, at)
             if chunk is not None:
                 chunks.append(chunk)
@@ -305,7 +306,7 @@ class Poller:
             self._counters.polled += len(chunk)
         if self.rate_limit is not None:
             self._allowance -= sum(map(len, chunks))
-        good = [checked for chunk in chunks if (checked := self._check(chunk)) is not None]
+        good = [checked for chunk in chunks if (checked := check_values(chunk, self._shared_state)) is not None]
         if good:
             self._queue.put_chunks(good)
         self._stop_at_targets()
@@ -347,45 +348,6 @@ class Poller:
             self._shared_state.logger.warning(
                 "the backup queue is full: %d rows skipped, %d in all; processing goes on", skipped, self._counters.backup_skipped
             )
-
-    def _check(self, chunk: Chunk) -> Chunk | None:
-        """Read the values once for all, and send those that aren't UTF-8 to the dead letters; None when nothing remains."""
-        try:
-            values = [message.value() for message in chunk.messages]
-        except Exception:  # noqa: BLE001 - a message that can't be read: its worker finds out which, and survives it
-            return chunk
-        try:
-            sizes = list(map(len, values))  # type: ignore[arg-type]
-            plain = all(map(bytes.isascii, values))  # type: ignore[arg-type]
-        except TypeError:  # tombstones among them
-            sizes = [0 if value is None else len(value) for value in values]
-            plain = False
-        chunk.size = sum(sizes)
-        if not plain and self._config.value_encoding == "utf-8":
-            bad = [index for index, value in enumerate(values) if not _is_text(value)]
-            if bad:
-                return self._without(chunk, bad)
-        if max(sizes) <= self._config.max_message_size:
-            chunk.values = values
-        return chunk
-
-    def _without(self, chunk: Chunk, bad: list[int]) -> Chunk | None:
-        assignment, sequences = chunk.assignment, chunk.sequences
-        assert assignment is not None and sequences is not None  # noqa: S101, PT018 - for the type checker: _deliver set both
-        for index in bad:
-            message = chunk.messages[index]
-            value = message.value()
-            try:
-                (value or b"").decode()
-            except UnicodeDecodeError as error:
-                self._shared_state.dlq_queue.put(dead_letter(message, error, 0, None))
-            self._shared_state.processed_queue.add(Completion(assignment, [sequences[index]], failed=True))
-        rest = [index for index in range(len(chunk)) if index not in set(bad)]
-        if not rest:
-            return None
-        messages = [chunk.messages[index] for index in rest]
-        good = Chunk(messages, assignment, [sequences[index] for index in rest])
-        return self._check(good)
 
     def _note_ends(self, batch: Sequence[MessageLike]) -> None:
         """Sort out what isn't a message: the ends of partitions, and errors."""
@@ -441,34 +403,6 @@ class Poller:
 
 def _tp(key: TopicPartitionKey) -> TopicPartition:
     return TopicPartition(*key)
-
-
-def _is_text(value: Any) -> bool:
-    if value is None or value.isascii():
-        return True
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    except AttributeError:  # a str, from a message made by hand
-        return True
-    return True
-
-
-def _runs(batch: list[MessageLike]) -> list[tuple[TopicPartitionKey, list[MessageLike]]]:
-    """Split a batch into runs of the same partition, in order."""
-    topics = [message.topic() for message in batch]
-    partitions = [message.partition() for message in batch]
-    size = len(batch)
-    if partitions.count(partitions[0]) == size and topics.count(topics[0]) == size:
-        return [((topics[0], partitions[0]), batch)]
-    runs = []
-    start = 0
-    for index in range(1, size + 1):
-        if index == size or partitions[index] != partitions[start] or topics[index] != topics[start]:
-            runs.append(((topics[start], partitions[start]), batch[start:index]))
-            start = index
-    return runs
 
 
 def polling_loop(shared_state: SharedState, consumer: Any) -> None:

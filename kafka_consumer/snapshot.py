@@ -61,7 +61,10 @@ class QueueView:
 
 @dataclass(frozen=True)
 class WorkerView:
-    """A worker: ``partition`` and ``offset`` of the message in its hands, and for how many seconds it has held it."""
+    """A worker: ``partition`` and ``offset`` of the message in its hands, and for how many seconds it has held it.
+
+    ``stack`` is where a slow one's thread is, outermost call first: of the 20 that have held theirs longest, a second or more.
+    """
 
     id: int
     state: str
@@ -71,6 +74,7 @@ class WorkerView:
     busy_seconds: float
     processed: int
     failed: int
+    stack: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

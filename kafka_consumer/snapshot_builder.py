@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 PAYLOAD_CHARACTERS = 2000
 TRACE_LINES = 40
+SLOW_SECONDS = 1.0  # a worker that has held its message for as long is shown with its stack
+SLOW_WORKERS = 20
 
 
 class SnapshotBuilder:
@@ -139,6 +141,9 @@ class SnapshotBuilder:
         }
 
     def _workers(self, now: float) -> tuple[WorkerView, ...]:
+        statuses = self._pool.statuses()
+        slow = sorted((s.since, s.id) for s in statuses if s.offset is not None and now - s.since >= SLOW_SECONDS)
+        stacks = self._pool.stacks({worker for _, worker in slow[:SLOW_WORKERS]}) if slow else {}
         return tuple([
             view_of(WorkerView, {
                 "id": worker,
@@ -149,8 +154,9 @@ class SnapshotBuilder:
                 "busy_seconds": 0.0 if offset is None else max(0.0, now - since),
                 "processed": processed,
                 "failed": failed,
+                "stack": _calls(stacks[worker]) if worker in stacks else (),
             })
-            for worker, state, topic, partition, offset, since, processed, failed in self._pool.statuses()
+            for worker, state, topic, partition, offset, since, processed, failed in statuses
         ])  # fmt: skip
 
     def _partitions(self, now: float) -> tuple[PartitionView, ...]:
@@ -267,6 +273,10 @@ def _payload(data: bytes | None) -> str | None:
     if data is None:
         return None
     return sanitise(data[: PAYLOAD_CHARACTERS * 4].decode("utf-8", "backslashreplace"), PAYLOAD_CHARACTERS)
+
+
+def _calls(stack: list[str]) -> tuple[str, ...]:
+    return tuple(sanitise(line, 300) for call in stack[-TRACE_LINES // 2 :] for line in call.splitlines())
 
 
 def _level_name(state: SharedState) -> str:

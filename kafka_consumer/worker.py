@@ -331,17 +331,19 @@ class Worker:
             seconds = self._config.processing_timeout
             error = TimeoutError(f"the processor took longer than processing_timeout={seconds} s")
             letter = dead_letter(message, error, chunk.attempts + 1, self.id)
-            self._report_failure(chunk, index, dataclasses.replace(letter, stack_trace=self._stack() + letter.stack_trace))
+            # The evidence of a call that doesn't return is where it is.
+            stack = "Stack when the time ran out:\n" + "".join(self.stack())
+            self._report_failure(chunk, index, dataclasses.replace(letter, stack_trace=stack + letter.stack_trace))
             if rest is not None:
                 self._queue.put_back(rest)
             self._chunk = None
             return self._without_lent(chunk)
 
-    def _stack(self) -> str:
-        """Return where the thread is right now: the evidence of a call that doesn't return."""
+    def stack(self) -> list[str]:
+        """Return where the thread is right now, outermost call first, without local variables; from any thread."""
         thread = self.thread
         frame = sys._current_frames().get(thread.ident) if thread is not None and thread.ident is not None else None  # noqa: SLF001
-        return "" if frame is None else "Stack when the time ran out:\n" + "".join(traceback.format_stack(frame))
+        return [] if frame is None else traceback.format_stack(frame)
 
     def status(self) -> WorkerStatus:
         """Return a frozen view."""

@@ -87,6 +87,10 @@ class WorkerPool:
         """Messages that wait for their next attempt."""
         return self._supervisor.waiting_retries
 
+    def stacks(self, ids: set[int]) -> dict[int, list[str]]:
+        """Return where these workers' threads are, outermost call first."""
+        return {worker.id: worker.stack() for worker in self.workers if worker.id in ids}
+
     def statuses(self) -> list[WorkerStatus]:
         """Return a frozen view of every worker."""
         return [worker.status() for worker in self.workers]

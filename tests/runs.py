@@ -29,6 +29,21 @@ END_SECONDS = 45.0
 ROOT = Path(__file__).parent.parent
 
 
+Note = Callable[[str, object], None]
+
+
+@pytest.fixture
+def note(request: pytest.FixtureRequest) -> Note:
+    """Return a function that notes a figure: printed (``pytest -s`` shows it), and a property of the test in a JUnit report."""
+
+    def take(name: str, value: object) -> None:
+        # What record_property does, which with the usual kind of report also warns.
+        request.node.user_properties.append((name, value))
+        print(f"{name}: {value}")
+
+    return take
+
+
 class Ledger:
     """A processor that notes each value it has processed; any thread may call it or look. ``work`` is done before the note."""
 

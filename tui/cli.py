@@ -144,9 +144,8 @@ def serve(attach: str | None, *, port: int, write: bool, theme: str | None) -> i
         return _print_lines(["--web: only together with --attach: every browser would start a consumer of its own"], EXIT_USAGE)
     if importlib.util.find_spec("textual_serve") is None:
         return _print_lines(["--web needs textual-serve: install the extra, kc[web]"], EXIT_USAGE)
-    from textual_serve.server import Server
-
     from tui.socket_feed import can_connect
+    from tui.web_server import ConsoleServer
 
     problem = can_connect(attach)
     if problem is not None:
@@ -154,7 +153,7 @@ def serve(attach: str | None, *, port: int, write: bool, theme: str | None) -> i
     words = [sys.executable, "-m", "tui.web", "--attach", attach]
     words += [] if write else ["--read-only"]
     words += ["--theme", theme] if theme else []
-    Server(shlex.join(words), host="127.0.0.1", port=port, title="kc").serve()
+    ConsoleServer(shlex.join(words), port).serve()
     return 0
 
 

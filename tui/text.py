@@ -79,7 +79,7 @@ def arrange(groups: Sequence[Group], width: int, gap: int = 2) -> Line:
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """Return the text cut into pieces of at most ``width`` cells; nothing is lost, words aren't kept together."""
+    """Return the text cut into pieces of at most ``width`` cells, after a space where one is near; nothing is lost."""
     width = max(1, width)
     if width_of(text) <= width:
         return [text]
@@ -89,8 +89,10 @@ def wrap(text: str, width: int) -> list[str]:
     for character in text:
         cells = width_of(character)
         if taken + cells > width and piece:
-            pieces.append("".join(piece))
-            piece, taken = [], 0
+            space = len(piece) - piece[::-1].index(" ") if " " in piece[len(piece) // 2 :] else len(piece)
+            pieces.append("".join(piece[:space]))
+            piece = piece[space:]
+            taken = sum(width_of(kept) for kept in piece)
         piece.append(character)
         taken += cells
     pieces.append("".join(piece))

@@ -37,12 +37,13 @@ class Side(ABC):
         self.clients.append(found)
         return found
 
-    def beyond_the_mock_cluster(self, reason: str) -> None:
-        """Skip where the real client's Kafka is librdkafka's mock cluster, which can't do this."""
-
     def close(self) -> None:
         for client in self.clients:
             client.close()
+
+    @abstractmethod
+    def beyond_the_mock_cluster(self, reason: str) -> None:
+        """Skip where the real client's Kafka is librdkafka's mock cluster, which can't do this."""
 
     @abstractmethod
     def _build(self, group: str, topic: str, **hooks: Any) -> Any: ...
@@ -61,6 +62,9 @@ class FakeSide(Side):
     def __init__(self) -> None:
         super().__init__()
         self.broker = FakeBroker()
+
+    def beyond_the_mock_cluster(self, reason: str) -> None:
+        """The fake can."""
 
     def _build(self, group: str, topic: str, **hooks: Any) -> Any:
         return FakeConsumer(self.broker, group, **hooks)

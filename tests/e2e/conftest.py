@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.runs import command, running
+from tests.runs import command, note, running
 
-__all__ = ["command", "running"]
+__all__ = ["command", "note", "running"]

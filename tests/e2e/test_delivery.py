@@ -13,7 +13,7 @@ from confluent_kafka import Producer
 
 from tests.helpers import background, eventually, hourly_files, read_rows
 from tests.kafka import Kafka
-from tests.runs import Command, Ledger, Run, numbered, repeats
+from tests.runs import Command, Ledger, Note, Run, numbered, repeats
 
 pytestmark = [pytest.mark.e2e, pytest.mark.needs_real_broker]
 
@@ -29,12 +29,11 @@ KILLS = 10
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_after_ten_kills_every_message_was_processed_or_is_in_the_dead_letters(
-    real_kafka: Kafka, command: Callable[..., Command], record_property: Callable[[str, object], None]
+    real_kafka: Kafka, command: Callable[..., Command], note: Note
 ) -> None:
     """SPEC: CSV File Integrity. (And guarantees 1 and 2: SIGKILL at any instant, every file readable afterwards.)"""
     seed = random.randrange(2**32)
-    print(f"seed {seed}")
-    record_property("seed", seed)
+    note("seed", seed)
     chance = random.Random(seed)
     values = [b"%s-%05d" % (b"bad" if n % 20 == 13 else b"good", n) for n in range(MESSAGES)]
     bad = {value for value in values if value.startswith(b"bad")}
@@ -64,7 +63,7 @@ def test_after_ten_kills_every_message_was_processed_or_is_in_the_dead_letters(
     repeated, repeated_letters = repeats(ledger), repeats(letters)
     torn = len(list(final.folder.glob("*.torn")))
     for name, number in (("repeated", repeated), ("repeated_dead_letters", repeated_letters), ("torn_rows", torn)):
-        record_property(name, number)
+        note(name, number)
     print(f"{KILLS} kills in {MESSAGES:,} messages: {repeated} processed again, {repeated_letters} dead letters twice, {torn} torn files")
     # A life repeats at the most what its queue and its workers held and what a commit interval let through.
     assert repeated < KILLS * 2500

@@ -14,7 +14,7 @@ import pytest
 from tests.helpers import eventually
 from tests.kafka import Kafka, LocalKafka
 from tests.kafka.local import free_ports
-from tests.runs import Command, Ledger, Run, numbered
+from tests.runs import Command, Ledger, Note, Run, numbered
 
 pytestmark = [pytest.mark.e2e, pytest.mark.needs_real_broker]
 
@@ -179,7 +179,7 @@ def test_a_crashed_worker_costs_its_message_only(
 @pytest.mark.timeout(180)
 def test_a_broker_that_dies_mid_stream_and_comes_back_costs_no_message(
     private_kafka: LocalKafka, running: Callable[..., Run], caplog: pytest.LogCaptureFixture,
-    record_property: Callable[[str, object], None],
+    note: Note,
 ) -> None:  # fmt: skip
     """SPEC: E2E - Kafka Connection Loss."""
     caplog.set_level(logging.INFO)
@@ -212,7 +212,7 @@ def test_a_broker_that_dies_mid_stream_and_comes_back_costs_no_message(
     private_kafka.wait_for_lag(topic, topic)
 
     repeated = len(ledger.values) - 2200
-    record_property("repeated", repeated)
+    note("repeated", repeated)
     print(f"{repeated} of 2,200 messages were processed twice")
     assert set(ledger.values) == {*first, *second}
     assert run.end() == 0

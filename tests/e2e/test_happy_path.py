@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.kafka import Kafka
-from tests.runs import Ledger, Run, numbered
+from tests.runs import Ledger, Note, Run, numbered
 
 pytestmark = [pytest.mark.e2e, pytest.mark.needs_real_broker]
 
@@ -62,7 +62,7 @@ def test_three_partitions_are_each_consumed_and_committed(real_kafka: Kafka, run
 
 
 def test_ten_thousand_messages_are_processed_rapidly_with_every_row_backed_up(
-    real_kafka: Kafka, running: Callable[..., Run], record_property: Callable[[str, object], None]
+    real_kafka: Kafka, running: Callable[..., Run], note: Note
 ) -> None:
     """SPEC: E2E - High Throughput."""
     values = numbered(10_000, text="x" * 100)
@@ -78,7 +78,7 @@ def test_ten_thousand_messages_are_processed_rapidly_with_every_row_backed_up(
     rate = 10_000 / (time.monotonic() - begun)
     grown = process.memory_info().rss - before
 
-    record_property("messages_per_second", round(rate))
+    note("messages_per_second", round(rate))
     print(f"{rate:,.0f} messages a second, from the start to the last commit; {grown / 2**20:.0f} MiB more memory")
     assert rate > 100
     assert run.lag() == 0

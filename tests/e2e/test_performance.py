@@ -16,11 +16,10 @@ import pytest
 from kafka_consumer.snapshot import Percentiles
 from tests.helpers import background, eventually
 from tests.kafka import Kafka
-from tests.runs import Command, Ledger, Run, numbered
+from tests.runs import Command, Ledger, Note, Run, numbered
 
 pytestmark = [pytest.mark.e2e, pytest.mark.needs_real_broker]
 
-Note = Callable[[str, object], None]
 MIB = 2**20
 
 
@@ -29,7 +28,7 @@ def nothing(value: bytes) -> None:
 
 
 def test_ten_thousand_messages_pass_at_more_than_a_thousand_a_second(
-    real_kafka: Kafka, running: Callable[..., Run], record_property: Note
+    real_kafka: Kafka, running: Callable[..., Run], note: Note
 ) -> None:
     """SPEC: Performance - Throughput Benchmark."""
     topic = real_kafka.create_topic(partitions=3)
@@ -42,7 +41,7 @@ def test_ten_thousand_messages_pass_at_more_than_a_thousand_a_second(
     run.wait_committed(10_000, timeout=60)
     rate = 10_000 / (time.monotonic() - begun)
 
-    record_property("messages_per_second", round(rate))
+    note("messages_per_second", round(rate))
     print(f"{rate:,.0f} messages a second, from the assignment to the last commit")
     assert rate > 1000
     assert run.lag() == 0
@@ -50,7 +49,7 @@ def test_ten_thousand_messages_pass_at_more_than_a_thousand_a_second(
 
 
 def test_from_the_poll_to_the_commit_it_takes_less_than_100_ms(
-    real_kafka: Kafka, running: Callable[..., Run], record_property: Note
+    real_kafka: Kafka, running: Callable[..., Run], note: Note
 ) -> None:
     """SPEC: Performance - Latency Measurement."""
     # Whatever else the machine does adds to it and never takes away: the best of a few rounds is the consumer's own.
@@ -60,8 +59,8 @@ def test_from_the_poll_to_the_commit_it_takes_less_than_100_ms(
         print(", ".join(f"{name} {getattr(rounds[-1], name) * 1000:.1f} ms" for name in ("p50", "p95", "p99")))
     best = min(rounds, key=lambda found: found.p95 or 0)
 
-    record_property("rounds", len(rounds))
-    record_property("p95_ms", round((best.p95 or 0) * 1000, 1))
+    note("rounds", len(rounds))
+    note("p95_ms", round((best.p95 or 0) * 1000, 1))
     assert best.p50 <= best.p95 <= best.p99
     assert best.p95 < 0.1
 
@@ -100,7 +99,7 @@ def producing(kafka: Kafka, topic: str, per_second: int) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_hundred_thousand_messages_pass_in_constant_memory(
-    real_kafka: Kafka, command: Callable[..., Command], record_property: Note
+    real_kafka: Kafka, command: Callable[..., Command], note: Note
 ) -> None:
     """SPEC: Performance - Memory Stability. SPEC: Memory Leak Detection."""
     topic = real_kafka.create_topic(partitions=3)
@@ -121,8 +120,8 @@ def test_a_hundred_thousand_messages_pass_in_constant_memory(
     highest = max(samples) / MIB
     # The first lots fill queues, buffers and caches; from then on nothing may grow with the number of messages.
     settled, last = statistics.median(samples[5:10]) / MIB, statistics.median(samples[-5:]) / MIB
-    record_property("highest_mib", round(highest))
-    record_property("growth_mib", round(last - settled, 1))
+    note("highest_mib", round(highest))
+    note("growth_mib", round(last - settled, 1))
     print("resident MiB after each 5,000: " + " ".join(f"{sample / MIB:.0f}" for sample in samples))
     assert highest < 200
     assert last - settled < 10
@@ -130,7 +129,7 @@ def test_a_hundred_thousand_messages_pass_in_constant_memory(
 
 @pytest.mark.timeout(120)
 def test_fifty_workers_are_all_busy_with_a_backlog_and_only_as_many_as_needed_without(
-    real_kafka: Kafka, running: Callable[..., Run], record_property: Note
+    real_kafka: Kafka, running: Callable[..., Run], note: Note
 ) -> None:
     """SPEC: Performance - Worker Utilization."""
     call_seconds = 0.05
@@ -163,8 +162,8 @@ def test_fifty_workers_are_all_busy_with_a_backlog_and_only_as_many_as_needed_wi
         with_trickle = busy_for(2)
 
     share = with_backlog / 50
-    record_property("busy_with_backlog", round(share, 3))
-    record_property("messages_per_second", round(rate))
+    note("busy_with_backlog", round(share, 3))
+    note("messages_per_second", round(rate))
     print(f"with a backlog {share:.0%} busy, {rate:,.0f} of 1,000 messages a second; idle {idle:.1f}; at 100 a second {with_trickle:.1f}")
     assert share > 0.9
     assert rate > 0.7 * 50 / call_seconds

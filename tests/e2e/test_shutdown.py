@@ -123,6 +123,7 @@ def test_a_shutdown_in_the_middle_of_a_commit_waits_for_the_answer(
     assert Counter(again.backup()) == Counter([*values, *later.values])
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_commit_that_gets_no_answer_before_the_deadline_fails_whole_and_its_messages_are_repeated(
     private_kafka: LocalKafka, command: Callable[..., Command]

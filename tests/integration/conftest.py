@@ -102,16 +102,25 @@ def broker() -> FakeBroker:
 
 @pytest.fixture
 def live(tmp_path: Path, broker: FakeBroker) -> Iterator[Callable[..., Life]]:
-    """Return a function that builds a consumer; keyword arguments are options. Started unless ``start=False``."""
+    """Return a function that builds a consumer; keyword arguments are options. Started unless ``start=False``.
+
+    A client that is given commits at once; ``asynchronous=True`` has it commit as one that the consumer builds for itself: the
+    answer comes in a later poll.
+    """
     lives: list[Life] = []
 
-    def build(*, start: bool = True, client: FakeConsumer | None = None, **options: Any) -> Life:
+    def build(
+        *, start: bool = True, client: FakeConsumer | None = None, asynchronous: bool = False, **options: Any
+    ) -> Life:
         number = len(lives)
         folder = tmp_path / f"files-{number}"
         folder.mkdir()
         config = make_config(folder, **{"log_level": "DEBUG", **options})
         fake = FakeConsumer(broker, GROUP) if client is None else client
         life = Life(KafkaConsumer(config, consumer=fake), fake, broker)
+        if asynchronous:
+            life.consumer._client._asynchronous = True
+            fake._on_commit = life.consumer._client._on_commit
         lives.append(life)
         if start:
             life.consumer.start()

@@ -291,7 +291,7 @@ def test_a_partition_that_comes_back_is_resumed_or_paused_as_it_is_to_be(broker,
     eventually(lambda: life.client.paused == {(TOPIC, 1)})
     life.client.revoke((TOPIC, 1))
     life.wait_assigned(0, 2)
-    life.consumer.resume([(TOPIC, 1)])
+    life.consumer.resume()
     life.client.give_back()
     life.wait_assigned(0, 1, 2)
     eventually(lambda: life.client.paused == set(), what="the partition's resumption, though it was paused when it went")
@@ -341,9 +341,9 @@ def test_a_second_member_takes_its_share_and_hands_it_back_and_nothing_is_proces
     assert sorted(map(int, done)) == list(range(900))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("ordering", ["unordered", "key"])
+@pytest.mark.parametrize(("ordering", "asynchronous"), [("unordered", False), ("unordered", True), ("key", True)])
 def test_whatever_a_group_goes_through_nothing_is_lost_and_no_commit_is_ahead_of_the_work(
-    broker, live, monkeypatch, ordering
+    broker, live, monkeypatch, ordering, asynchronous
 ):
     monkeypatch.setattr(rebalance, "REVOKE_SECONDS", 0.05)
     chance = random.Random(11)
@@ -364,7 +364,10 @@ def test_whatever_a_group_goes_through_nothing_is_lost_and_no_commit_is_ahead_of
 
     for number in range(total):
         broker.produce(TOPIC, number % 3, b"%d" % number, key=b"%d" % (number % 20))
-    lives = [live(start=False, processor_callable=processor, ordering=ordering, queue_size=50) for _ in range(2)]
+    lives = [
+        live(start=False, asynchronous=asynchronous, processor_callable=processor, ordering=ordering, queue_size=50)
+        for _ in range(2)
+    ]
     for life in lives:
         life.client.commit_hook = look
         life.consumer.start()

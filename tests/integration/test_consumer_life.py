@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from kafka_consumer import ConfigError, kafka_consumer, poll_errors, polling_thread
 from kafka_consumer.errors import ClientClosedError
@@ -328,6 +328,44 @@ def test_a_commit_that_fails_is_tried_again_at_the_next_interval(broker, live, l
     life.wait_committed(5)
     assert ["no coordinator" in m for m in log(logging.ERROR)] == [True]
     assert life.consumer.snapshot().totals.commit_failures == 1
+
+
+def test_a_commit_is_done_only_when_its_answer_has_come_in_a_later_poll(broker, live):
+    life = live(start=False, asynchronous=True)
+    answered, life.client._on_commit = life.client._on_commit, None
+    broker.produce_many(TOPIC, 0, numbers(5))
+    life.consumer.start()
+    life.wait_committed(5)
+    life.state.shutdown_event.wait(0.1)
+    assert life.state.counters.committed == 0, "expected nothing to be taken for granted before the answer"
+    [tp] = life.client.committed([TopicPartition(TOPIC, 0)])
+    life.client.script(lambda: answered(None, [tp]))
+    eventually(lambda: life.state.counters.committed == 5)
+    life.client._on_commit = answered
+    assert life.end() == 0
+
+
+def test_a_refusal_that_comes_in_a_later_poll_is_tried_again(broker, live, log):
+    broker.produce_many(TOPIC, 0, numbers(5))
+    life = live(start=False, asynchronous=True)
+    life.client.commit_errors.append(KafkaException(KafkaError(KafkaError._TRANSPORT, "no coordinator")))
+    life.consumer.start()
+    life.wait_committed(5)
+    eventually(lambda: life.state.counters.committed == 5)
+    assert ["no coordinator" in m for m in log(logging.ERROR)] == [True]
+
+
+def test_a_last_commit_that_gets_no_answer_has_its_time_and_no_more(broker, live, log):
+    broker.produce_many(TOPIC, 0, numbers(5))
+    life = live(start=False, asynchronous=True, shutdown_timeout_seconds=0.3, commit_interval_seconds=3600.0)
+    life.client._on_commit = None
+    life.consumer.start()
+    eventually(lambda: life.state.counters.polled == 5)
+    began = time.monotonic()
+    assert life.end() == 1
+    assert time.monotonic() - began < 5
+    assert any("no answer from Kafka within 0.3 s" in m for m in log(logging.ERROR))
+    assert life.client.closed
 
 
 def test_only_the_polling_thread_ever_calls_the_kafka_client(broker, live):

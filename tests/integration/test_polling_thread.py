@@ -488,3 +488,22 @@ def test_only_the_thread_that_polls_calls_the_consumer(state):
         eventually(lambda: state.processing_queue.qsize() == 10)
         assert set().union(*consumer.callers.values()) == {thread.ident}
         assert threading.get_ident() not in set().union(*consumer.callers.values())
+
+
+def test_a_message_whose_partition_goes_and_comes_back_in_the_very_next_call_is_left_to_the_new_assignment(state):
+    broker = FakeBroker({TOPIC: 1})
+    broker.produce_many(TOPIC, 0, [b"x"] * 5)
+    consumer = FakeConsumer(broker)
+    poller = Poller(state, consumer)
+    poller.partitions.subscribed = True
+    callbacks = poller.partitions
+    consumer.subscribe([TOPIC], on_assign=callbacks.on_assign, on_revoke=callbacks.on_revoke, on_lost=callbacks.on_lost)
+    consume = consumer.consume
+
+    def bouncing(num_messages=1, timeout=-1):
+        consumer.bounce()
+        return consume(num_messages, timeout)
+
+    consumer.consume = bouncing  # type: ignore[method-assign]
+    batch = poller._fetch(100, 1.0)
+    assert [message.offset() for message in batch if message.error() is None] == [0, 1, 2, 3, 4]

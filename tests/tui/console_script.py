@@ -97,7 +97,7 @@ class ScriptedConsumer:
         self._asked += 1
         if self.kind == "crash" and self._asked > 3:
             # What no consumer may hand out: the screen stumbles over it.
-            return replace(next(self._snapshots), partitions=SECRET)  # type: ignore[arg-type]
+            return replace(next(self._snapshots), partitions=SECRET)
         return replace(next(self._snapshots), phase=self._phase)
 
 

@@ -199,7 +199,8 @@ def large(partitions: int = 1000, workers: int = 1000, step: int = 0, **changes:
         sequence=step + 1,
         partitions=tuple(
             partition(number, position=18_000_000 + step * 37 + number, committed=17_999_000 + step * 37,
-                      lag=(number * 7919 + step * 31) % 90_000, rate=float((number * 31 + step) % 900), in_flight=(number + step) % 60)
+                      lag=(number * 7919 + step * 31) % 90_000,
+                      rate=float((number * 31 + step) % 900), in_flight=(number + step) % 60)
             for number in range(partitions)
         ),
         workers=tuple(worker(number, offset=18_000_000 + step * 11 + number, busy_seconds=((number + step) % 40) * 0.1,

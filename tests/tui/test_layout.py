@@ -165,9 +165,18 @@ async def test_an_unchanged_snapshot_draws_nothing():
     async with console(None, feed=feed) as shown:
         await shown.settle()
         drawn = []
-        for panel in shown.app.screen.query(RowList):
+
+        def watched(panel: RowList) -> None:
             real = panel.refresh
-            panel.refresh = lambda *regions, real=real, **options: drawn.append(regions) or real(*regions, **options)  # type: ignore[method-assign]
+
+            def refresh(*regions, **options):
+                drawn.append(regions)
+                return real(*regions, **options)
+
+            panel.refresh = refresh  # type: ignore[method-assign]
+
+        for panel in shown.app.screen.query(RowList):
+            watched(panel)
         for _ in range(3):
             shown.app.tick()
         assert drawn == []

@@ -102,13 +102,9 @@ async def test_without_colours_the_words_and_glyphs_say_it_all(tmp_path, monkeyp
         await with_trends(shown)
         for word in ("⚠ STUCK", "● RUNNING", "● BUSY", "WARNING", "ERROR"):
             assert word in shown.text
-        colours = {
-            colour
-            for strip in shown.app.screen._compositor.render_strips()
-            for segment in strip
-            for colour in (segment.style.color, segment.style.bgcolor)
-            if segment.style is not None and colour is not None and not colour.is_default
-        }
+        styles = [segment.style for strip in shown.app.screen._compositor.render_strips() for segment in strip]
+        colours = {colour for style in styles if style is not None for colour in (style.color, style.bgcolor)}
+        colours = {colour for colour in colours if colour is not None and not colour.is_default}
         assert colours == set()
         assert_picture(shown, "no-color", tmp_path)
 

@@ -53,7 +53,12 @@ def test_groups_of_the_lowest_priority_are_left_out_first():
     assert line_width(arrange(groups, 12)) == 10
 
 
-@given(st.text(alphabet="ab東", max_size=60), st.integers(2, 9))
+def test_wrapping_keeps_words_together_where_it_can():
+    assert wrap("offsets are processed again", 12) == ["offsets are ", "processed ", "again"]
+    assert wrap("x" * 25, 10) == ["x" * 10, "x" * 10, "x" * 5]
+
+
+@given(st.text(alphabet="ab 東", max_size=60), st.integers(2, 9))
 def test_wrapping_loses_nothing_and_keeps_the_width(text, width):
     pieces = wrap(text, width)
     assert "".join(pieces) == text

@@ -20,7 +20,7 @@ FOUNDATION = {
     "shared_state", "snapshot", "stats", "types", "work_queue",
 }  # fmt: skip
 LOOPS = {
-    "polling": {"poll_errors", "polling_thread", "rebalance", "stop_targets"},
+    "polling": {"intake", "poll_errors", "polling_thread", "rebalance", "stop_targets"},
     "workers": {"supervisor", "worker", "worker_pool"},
     "commits": {"client", "offset_manager"},
     "files": {"csv_files", "csv_writers", "file_lock"},

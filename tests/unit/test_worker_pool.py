@@ -755,4 +755,4 @@ def test_a_worker_with_nothing_in_hand_gives_nothing_away(tmp_path: Path):
     assert worker.time_out(time.monotonic()) is None
     worker._calling = True  # between two chunks
     assert worker.time_out(time.monotonic()) is None
-    assert worker._stack() == ""
+    assert worker.stack() == []

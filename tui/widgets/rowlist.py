@@ -122,8 +122,14 @@ class RowList(ScrollView, Generic[R], can_focus=True, inherit_bindings=False):
     # Drawing
 
     def show(self, view: View) -> None:
-        """Take a view and draw what changed."""
+        """Take a view and draw what changed. Everything drawn here comes from the snapshot: the same one changes nothing."""
+        if self._view is not None and self._view.snapshot is view.snapshot:
+            self._view = view
+            return
         self._view = view
+        self._take_rows(view)
+
+    def _take_rows(self, view: View) -> None:
         rows = self.all_rows(view)
         self._total = len(rows)
         terms = self.filter_text.casefold().split()
@@ -376,7 +382,7 @@ class RowList(ScrollView, Generic[R], can_focus=True, inherit_bindings=False):
         self.filter_text = text
         self._held = False
         if self._view is not None:
-            self.show(self._view)
+            self._take_rows(self._view)
         self.redraw(everything=True)
 
     def next_sort(self) -> str | None:
@@ -388,7 +394,7 @@ class RowList(ScrollView, Generic[R], can_focus=True, inherit_bindings=False):
         self.scroll_to(y=0, animate=False, force=True)
         self.cursor_key = None
         if self._view is not None:
-            self.show(self._view)
+            self._take_rows(self._view)
         return self.sorts[self.sort_index].name
 
     def current(self) -> R | None:

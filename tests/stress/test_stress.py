@@ -1,0 +1,166 @@
+"""Load and endurance. Bounded by default; the environment makes them as long and as large as one likes:
+
+``KC_STRESS_SECONDS`` (60) for the long run, ``KC_STRESS_LARGE_MESSAGES`` (50) for the messages of 9.5 MB.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psutil
+import pytest
+
+from kafka_consumer import csv_writers
+from tests.helpers import background, eventually, hourly_files
+from tests.kafka import Kafka
+from tests.runs import Command, Ledger, Note, Run, numbered
+
+pytestmark = [pytest.mark.stress, pytest.mark.needs_real_broker, pytest.mark.timeout(0)]
+
+MIB = 2**20
+
+
+def test_it_runs_for_long_without_growth_while_messages_flow_and_hours_pass(
+    real_kafka: Kafka, running: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, note: Note
+) -> None:
+    """SPEC: Stress - Long Running (24 Hours)."""
+    seconds = float(os.environ.get("KC_STRESS_SECONDS", "60"))
+    began, at = datetime(2026, 11, 22, 0, 0, tzinfo=UTC), time.monotonic()
+    # The clock of the files runs as many hours as a day has, whatever the length of the run.
+    monkeypatch.setattr(csv_writers, "now", lambda: began + timedelta(hours=24 * (time.monotonic() - at) / seconds))
+    topic = real_kafka.create_topic(partitions=3)
+    # Only counted: a list of all values would be the leak that this looks for.
+    process = psutil.Process(os.getpid())
+    produced = 0
+    samples: list[tuple[float, int, int]] = []  # resident bytes, threads, committed messages: once in a fortieth of the run
+
+    def work(value: bytes) -> None:
+        if value.endswith(b"99"):
+            raise ValueError("a hundredth fails")
+
+    run = running(topic, work, csv_flush_interval_seconds=1.0)
+    next_sample = at
+    while (now := time.monotonic()) < at + seconds:
+        real_kafka.produce(topic, numbered(100, start=produced, text="x" * 200))
+        produced += 100
+        if now >= next_sample:
+            next_sample += seconds / 40
+            samples.append((process.memory_info().rss, process.num_threads(), run.totals.committed))
+        time.sleep(0.05)
+    run.wait_committed(produced, timeout=60)
+
+    totals = run.totals
+    assert (totals.processed, totals.failed) == (produced * 99 // 100, produced // 100)
+    assert (totals.commit_failures, totals.poll_errors, totals.crashed_workers, totals.rebalances) == (0, 0, 0, 1)
+    assert run.end() == 0
+    middle, last = (statistics.median(sample[0] for sample in part) / MIB for part in (samples[15:25], samples[-10:]))
+    rates = [after[2] - before[2] for before, after in zip(samples[5:], samples[6:], strict=False)]
+    note("messages", produced)
+    note("growth_mib", round(last - middle, 1))
+    print(f"{produced:,} messages in {seconds:g} s; {middle:.0f} MiB in the middle, {last:.0f} MiB at the end")
+    assert last - middle < 20
+    assert samples[-1][1] <= samples[10][1] + 1
+    # Commits go on at the pace of the messages: no interval in which they stood still.
+    assert min(rates) > statistics.median(rates) / 4
+    assert len(hourly_files(run.config.backup_path)) >= 24
+    assert len(hourly_files(run.config.dlq_path)) >= 24
+    assert len(run.backup()) == produced - totals.backup_skipped
+    assert len(run.dead_letters()) == produced // 100
+
+
+def test_a_hundred_thousand_messages_produced_as_fast_as_can_be_are_all_processed_once(
+    real_kafka: Kafka, running: Callable[..., Run], note: Note
+) -> None:
+    """SPEC: Stress - High Message Rate."""
+    topic = real_kafka.create_topic(partitions=6)
+    values = numbered(100_000, text="x" * 100)
+    ledger = Ledger()
+    run = running(topic, ledger)
+    eventually(lambda: run.consumer.snapshot().partitions, 30, what="an assignment")
+
+    begun = time.monotonic()
+    with background(real_kafka.produce, topic, values):
+        eventually(lambda: run.finished() > 0, 60, what="the first messages")
+    produced_in = time.monotonic() - begun
+    run.wait_committed(100_000, timeout=120)
+    consumed_in = time.monotonic() - begun
+
+    note("messages_per_second", round(100_000 / consumed_in))
+    print(f"produced in {produced_in:.1f} s, committed after {consumed_in:.1f} s: {100_000 / consumed_in:,.0f} messages a second")
+    assert consumed_in < produced_in + 20, "expected the consumer to keep up"
+    assert ledger.counts() == dict.fromkeys(values, 1)
+    assert run.lag() == 0
+    totals = run.totals
+    assert (totals.failed, totals.crashed_workers, totals.poll_errors, totals.commit_failures) == (0, 0, 0, 0)
+    assert run.end() == 0
+    # The backup never holds the consumer up; what it skipped, it counted.
+    assert len(run.backup()) == 100_000 - totals.backup_skipped
+
+
+def test_messages_near_the_limit_are_processed_in_bounded_memory(
+    real_kafka: Kafka, command: Callable[..., Command], note: Note
+) -> None:
+    """SPEC: Stress - Large Messages."""
+    count = int(os.environ.get("KC_STRESS_LARGE_MESSAGES", "50"))
+    size = 9_500_000
+    topic = real_kafka.create_topic(max_message_bytes="10485760")
+    for number in range(count):
+        real_kafka.produce(topic, [(b"large-%d-" % number).ljust(100, b".") + b"x" * (size - 100)])
+
+    kc = command(
+        topic, "--max-inflight-bytes", str(64 * MIB), body="assert len(value) == 9_500_000\ntime.sleep(0.05)"
+    )  # fmt: skip
+    highest = 0
+    deadline = time.monotonic() + 30 + count
+    while len(kc.ledger()) < count:
+        assert kc.process.poll() is None, kc.log[-5000:]
+        assert time.monotonic() < deadline, kc.log[-5000:]
+        highest = max(highest, kc.memory())
+        time.sleep(0.02)
+    real_kafka.wait_for_lag(topic, topic)
+
+    assert kc.end() == 0
+    assert sorted(kc.ledger()) == sorted((b"large-%d-" % number).ljust(100, b".") for number in range(count))
+    assert kc.dead_letters() == []
+    note("highest_mib", highest // MIB)
+    print(f"{count} messages of 9.5 MB: {highest // MIB} MiB at the most")
+    # 64 MiB in flight, librdkafka's 16 MiB and a message over, the backup's rows being written, Python.
+    assert highest < 512 * MIB
+
+
+def test_half_of_ten_thousand_messages_fail_at_full_speed(
+    real_kafka: Kafka, running: Callable[..., Run], note: Note, tmp_path: Path
+) -> None:
+    """SPEC: Stress - High Failure Rate."""
+    values = [b"bad-%d" % n if n % 2 else b"good-%d" % n for n in range(10_000)]
+    bad = [value for value in values if value.startswith(b"bad")]
+
+    def work(value: bytes) -> None:
+        if value.startswith(b"bad"):
+            raise ValueError("half of them fail")
+
+    def rate_of(values: list[bytes]) -> tuple[float, Run]:
+        topic = real_kafka.create_topic(partitions=3)
+        real_kafka.produce(topic, values)
+        run = running(topic, work)
+        eventually(lambda: run.consumer.snapshot().partitions, 30, what="an assignment")
+        begun = time.monotonic()
+        run.wait_committed(len(values), timeout=120)
+        return len(values) / (time.monotonic() - begun), run
+
+    rate, run = rate_of(values)
+    size = sum(os.path.getsize(path) for path in hourly_files(run.config.dlq_path))
+    note("messages_per_second", round(rate))
+    print(f"{rate:,.0f} messages a second; the dead letters have {size / MIB:.1f} MiB, {size / 5000:.0f} bytes each")
+    assert sorted(row["value"].encode() for row in run.dead_letters()) == sorted(bad)
+    assert (run.totals.processed, run.totals.failed, run.totals.dlq_written) == (5000, 5000, 5000)
+    assert run.lag() == 0
+    assert run.end() == 0
+    # A row with its stack trace, not a book; and failing must not throttle what succeeds.
+    assert size / 5000 < 2000
+    assert rate > 1000
