@@ -74,7 +74,7 @@ class Assignment:
         self._last_done: int | None = None  # the offset of sequence number _done_below - 1
         self._committed = committed  # acknowledged by Kafka
         self._settled = committed  # acknowledged, or let go in dev mode
-        self._settled_below = 0  # the sequence number that goes with it
+        self._committed_below = 0  # the sequence number that goes with _committed
         # When batches were polled: (sequence number after the batch, monotonic seconds), oldest first.
         self._polled_at: deque[tuple[int, float]] = deque()
 
@@ -235,13 +235,14 @@ class Assignment:
     def settled(self, point: CommitPoint, *, committed: bool) -> tuple[int, list[float]]:
         """Take note that ``point`` was committed (or let go, in dev mode).
 
-        Returns how many more messages it covers, and when the batches that it covers were polled (monotonic seconds).
+        Returns how many more messages are committed by it, and when the batches that it covers were polled (monotonic seconds).
         """
         with self._lock:
-            messages = max(0, point.sequence - self._settled_below)
-            self._settled_below = max(self._settled_below, point.sequence)
+            messages = 0
             if committed:
                 self._committed = point.offset
+                messages = max(0, point.sequence - self._committed_below)
+                self._committed_below += messages
             self._settled = point.offset
             polled = []
             while self._polled_at and self._polled_at[0][0] <= point.sequence:

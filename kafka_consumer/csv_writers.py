@@ -48,6 +48,7 @@ class CsvWriter(ABC):
         self._pipe = pipe
         self._batch_size = batch_size
         self._flush_seconds = shared_state.config.csv_flush_interval_seconds
+        self._base = path
         self._file = RotatingCsv(path, self.columns)
         # Taken from the pipe and not written yet: (when it was taken in ISO 8601, the item). All are of the open file's hour.
         self._waiting: deque[tuple[str, Any]] = deque()
@@ -76,7 +77,7 @@ class CsvWriter(ABC):
             self._file.close()
         except Exception as error:  # whatever it is, nothing more can be recorded
             self.shared_state.logger.critical(
-                "%s file %s failed: %s: %s; stopping", self.name, self._file.path or "", type(error).__name__, error,
+                "%s file %s failed: %s: %s; stopping", self.name, self._file.path or self._base, type(error).__name__, error,
                 exc_info=not isinstance(error, OSError),
             )  # fmt: skip
             self.shared_state.fail(f"the {self.name} file failed: {error}")

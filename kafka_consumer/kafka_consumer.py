@@ -146,10 +146,10 @@ class KafkaConsumer:
         if enabled:
             dev_mode.set()
         else:
+            dev_mode.clear()  # first: a commit that falls in between must not be let go again
             if self._poller is not None:
                 for assignment in self._poller.partitions.open.values():
                     assignment.unsettle()
-            dev_mode.clear()
         self.shared_state.logger.info("dev mode %s", "on: nothing is committed" if enabled else "off: commits go on")
 
     def set_workers(self, count: int) -> None:
