@@ -6,6 +6,7 @@ Import the fixtures in a conftest.py to use them.
 from __future__ import annotations
 
 import os
+import random
 import resource
 import signal
 import subprocess
@@ -39,9 +40,17 @@ def note(request: pytest.FixtureRequest) -> Note:
     def take(name: str, value: object) -> None:
         # What record_property does, which with the usual kind of report also warns.
         request.node.user_properties.append((name, value))
-        print(f"{name}: {value}")
+        print(f"{name}: {value}")  # noqa: T201 - what it is for
 
     return take
+
+
+@pytest.fixture
+def chance(note: Note) -> random.Random:
+    """Chance whose seed is noted; ``KC_TEST_SEED`` plays it again."""
+    seed = int(os.environ.get("KC_TEST_SEED") or random.randrange(2**32))
+    note("seed", seed)
+    return random.Random(seed)
 
 
 class Ledger:
@@ -146,7 +155,7 @@ def running(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable
 
 # --- a process of its own ---------------------------------------------------------------------------------------------
 
-_PROCESSOR = '''
+_PROCESSOR = """
 import os
 import time
 
@@ -167,14 +176,15 @@ def process(value):
     work(value)
     # One write a message: what was processed is in the file, whatever becomes of this process.
     os.write(LEDGER, value[:100] + b"\\n")
-'''
+"""
 
 
 class Command:
     """``kc --headless`` in a process of its own.
 
     ``body`` is the Python of its processor's ``work(value)``, which may call ``wait_for_gate()``; ``open_gate()`` lets it go.
-    What was processed is in ``ledger()``, the first 100 bytes of each. Everything lies in ``folder``: another ``Command`` there goes on where this one ended.
+    What was processed is in ``ledger()``, the first 100 bytes of each. Everything lies in ``folder``: another ``Command`` there
+    goes on where this one ended.
     """
 
     def __init__(

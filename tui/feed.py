@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from kafka_consumer.errors import LostPartitionError
 from kafka_consumer.snapshot import Snapshot
 from tui.clock import Clock
 from tui.commands import CommandHandle, CommandState, CommandView
@@ -265,9 +266,10 @@ class LocalFeed(FeedBase):
             return CommandState.REFUSED, "not supported by this consumer" + (f": {said}" if said else "")
         except TimeoutError as error:
             return CommandState.EXPIRED, describe_error(error)
+        except LostPartitionError as error:
+            return CommandState.LOST_PARTITION, describe_error(error)
         except Exception as error:  # noqa: BLE001 - whatever a consumer raises is the reason of a refusal
-            lost = "LostPartition" in type(error).__name__ or "PartitionLost" in type(error).__name__
-            return CommandState.LOST_PARTITION if lost else CommandState.REFUSED, describe_error(error)
+            return CommandState.REFUSED, describe_error(error)
         return CommandState.APPLIED, clean(answer, 300) if isinstance(answer, str) else ""
 
 

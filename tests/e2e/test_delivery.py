@@ -29,12 +29,9 @@ KILLS = 10
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_after_ten_kills_every_message_was_processed_or_is_in_the_dead_letters(
-    real_kafka: Kafka, command: Callable[..., Command], note: Note
+    real_kafka: Kafka, command: Callable[..., Command], chance: random.Random, note: Note
 ) -> None:
     """SPEC: CSV File Integrity. (And guarantees 1 and 2: SIGKILL at any instant, every file readable afterwards.)"""
-    seed = random.randrange(2**32)
-    note("seed", seed)
-    chance = random.Random(seed)
     values = [b"%s-%05d" % (b"bad" if n % 20 == 13 else b"good", n) for n in range(MESSAGES)]
     bad = {value for value in values if value.startswith(b"bad")}
     topic = real_kafka.create_topic(partitions=3)
@@ -64,7 +61,6 @@ def test_after_ten_kills_every_message_was_processed_or_is_in_the_dead_letters(
     torn = len(list(final.folder.glob("*.torn")))
     for name, number in (("repeated", repeated), ("repeated_dead_letters", repeated_letters), ("torn_rows", torn)):
         note(name, number)
-    print(f"{KILLS} kills in {MESSAGES:,} messages: {repeated} processed again, {repeated_letters} dead letters twice, {torn} torn files")
     # A life repeats at the most what its queue and its workers held and what a commit interval let through.
     assert repeated < KILLS * 2500
     # The backup has every message that was processed, but for what a kill took from its buffer.

@@ -213,7 +213,6 @@ def test_a_broker_that_dies_mid_stream_and_comes_back_costs_no_message(
 
     repeated = len(ledger.values) - 2200
     note("repeated", repeated)
-    print(f"{repeated} of 2,200 messages were processed twice")
     assert set(ledger.values) == {*first, *second}
     assert run.end() == 0
     assert run.dead_letters() == []

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 
 import pytest
 
-from kafka_consumer.snapshot import Percentiles
 from tests.helpers import background, eventually
 from tests.kafka import Kafka
 from tests.runs import Command, Ledger, Note, Run, numbered
@@ -42,7 +41,6 @@ def test_ten_thousand_messages_pass_at_more_than_a_thousand_a_second(
     rate = 10_000 / (time.monotonic() - begun)
 
     note("messages_per_second", round(rate))
-    print(f"{rate:,.0f} messages a second, from the assignment to the last commit")
     assert rate > 1000
     assert run.lag() == 0
     assert run.totals.backup_skipped == 0
@@ -53,19 +51,16 @@ def test_from_the_poll_to_the_commit_it_takes_less_than_100_ms(
 ) -> None:
     """SPEC: Performance - Latency Measurement."""
     # Whatever else the machine does adds to it and never takes away: the best of a few rounds is the consumer's own.
-    rounds: list[Percentiles] = []
-    while not rounds or (len(rounds) < 4 and rounds[-1].p95 >= 0.1):
-        rounds.append(latency_at_a_thousand_a_second(real_kafka, running))
-        print(", ".join(f"{name} {getattr(rounds[-1], name) * 1000:.1f} ms" for name in ("p50", "p95", "p99")))
-    best = min(rounds, key=lambda found: found.p95 or 0)
-
-    note("rounds", len(rounds))
-    note("p95_ms", round((best.p95 or 0) * 1000, 1))
-    assert best.p50 <= best.p95 <= best.p99
-    assert best.p95 < 0.1
+    for _ in range(4):
+        p50, p95, p99 = latency_at_a_thousand_a_second(real_kafka, running)
+        note("p50_p95_p99_ms", [round(seconds * 1000, 1) for seconds in (p50, p95, p99)])
+        assert p50 <= p95 <= p99
+        if p95 < 0.1:
+            return
+    raise AssertionError("expected a 95th percentile below 100 ms in one of four rounds")
 
 
-def latency_at_a_thousand_a_second(kafka: Kafka, running: Callable[..., Run]) -> Percentiles:
+def latency_at_a_thousand_a_second(kafka: Kafka, running: Callable[..., Run]) -> tuple[float, float, float]:
     topic = kafka.create_topic(partitions=3)
     run = running(topic, nothing, commit_interval_seconds=0.02)
     eventually(lambda: run.consumer.snapshot().partitions, 30, what="an assignment")
@@ -77,7 +72,10 @@ def latency_at_a_thousand_a_second(kafka: Kafka, running: Callable[..., Run]) ->
     kafka.wait_for_lag(topic, topic)
     assert rate > 500, f"expected about 1,000 messages a second to be produced, got {rate:.0f}"
     assert run.end() == 0
-    return latency
+    assert latency.p50 is not None
+    assert latency.p95 is not None
+    assert latency.p99 is not None
+    return latency.p50, latency.p95, latency.p99
 
 
 @contextmanager
@@ -120,9 +118,7 @@ def test_a_hundred_thousand_messages_pass_in_constant_memory(
     highest = max(samples) / MIB
     # The first lots fill queues, buffers and caches; from then on nothing may grow with the number of messages.
     settled, last = statistics.median(samples[5:10]) / MIB, statistics.median(samples[-5:]) / MIB
-    note("highest_mib", round(highest))
-    note("growth_mib", round(last - settled, 1))
-    print("resident MiB after each 5,000: " + " ".join(f"{sample / MIB:.0f}" for sample in samples))
+    note("resident_mib_after_each_5000", [round(sample / MIB) for sample in samples])
     assert highest < 200
     assert last - settled < 10
 
@@ -163,8 +159,8 @@ def test_fifty_workers_are_all_busy_with_a_backlog_and_only_as_many_as_needed_wi
 
     share = with_backlog / 50
     note("busy_with_backlog", round(share, 3))
-    note("messages_per_second", round(rate))
-    print(f"with a backlog {share:.0%} busy, {rate:,.0f} of 1,000 messages a second; idle {idle:.1f}; at 100 a second {with_trickle:.1f}")
+    note("messages_per_second_of_1000", round(rate))
+    note("busy_at_100_a_second", round(with_trickle, 1))
     assert share > 0.9
     assert rate > 0.7 * 50 / call_seconds
     assert idle == 0

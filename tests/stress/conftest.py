@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.runs import command, note, running
+from tests.runs import chance, command, note, running
 
-__all__ = ["command", "note", "running"]
+__all__ = ["chance", "command", "note", "running"]

@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -59,10 +60,9 @@ def test_it_runs_for_long_without_growth_while_messages_flow_and_hours_pass(
     assert (totals.commit_failures, totals.poll_errors, totals.crashed_workers, totals.rebalances) == (0, 0, 0, 1)
     assert run.end() == 0
     middle, last = (statistics.median(sample[0] for sample in part) / MIB for part in (samples[15:25], samples[-10:]))
-    rates = [after[2] - before[2] for before, after in zip(samples[5:], samples[6:], strict=False)]
+    rates = [after[2] - before[2] for before, after in pairwise(samples[5:])]
     note("messages", produced)
-    note("growth_mib", round(last - middle, 1))
-    print(f"{produced:,} messages in {seconds:g} s; {middle:.0f} MiB in the middle, {last:.0f} MiB at the end")
+    note("mib_in_the_middle_and_at_the_end", (round(middle), round(last)))
     assert last - middle < 20
     assert samples[-1][1] <= samples[10][1] + 1
     # Commits go on at the pace of the messages: no interval in which they stood still.
@@ -91,7 +91,6 @@ def test_a_hundred_thousand_messages_produced_as_fast_as_can_be_are_all_processe
     consumed_in = time.monotonic() - begun
 
     note("messages_per_second", round(100_000 / consumed_in))
-    print(f"produced in {produced_in:.1f} s, committed after {consumed_in:.1f} s: {100_000 / consumed_in:,.0f} messages a second")
     assert consumed_in < produced_in + 20, "expected the consumer to keep up"
     assert ledger.counts() == dict.fromkeys(values, 1)
     assert run.lag() == 0
@@ -128,7 +127,6 @@ def test_messages_near_the_limit_are_processed_in_bounded_memory(
     assert sorted(kc.ledger()) == sorted((b"large-%d-" % number).ljust(100, b".") for number in range(count))
     assert kc.dead_letters() == []
     note("highest_mib", highest // MIB)
-    print(f"{count} messages of 9.5 MB: {highest // MIB} MiB at the most")
     # 64 MiB in flight, librdkafka's 16 MiB and a message over, the backup's rows being written, Python.
     assert highest < 512 * MIB
 
@@ -156,7 +154,7 @@ def test_half_of_ten_thousand_messages_fail_at_full_speed(
     rate, run = rate_of(values)
     size = sum(os.path.getsize(path) for path in hourly_files(run.config.dlq_path))
     note("messages_per_second", round(rate))
-    print(f"{rate:,.0f} messages a second; the dead letters have {size / MIB:.1f} MiB, {size / 5000:.0f} bytes each")
+    note("bytes_a_dead_letter", round(size / 5000))
     assert sorted(row["value"].encode() for row in run.dead_letters()) == sorted(bad)
     assert (run.totals.processed, run.totals.failed, run.totals.dlq_written) == (5000, 5000, 5000)
     assert run.lag() == 0

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, cast
 import pytest
 
 from kafka_consumer.control import serve
+from kafka_consumer.errors import LostPartitionError
 from kafka_consumer.snapshot import Snapshot
 from tests.tui.fakes import FrozenClock, healthy, make_snapshot
 from tui.commands import CommandHandle, CommandState
@@ -23,10 +24,6 @@ def until(condition, seconds: float = 5.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it didn't happen in time"
         time.sleep(0.005)
-
-
-class LostPartitionError(Exception):
-    pass
 
 
 class FakeConsumer:
@@ -466,7 +463,7 @@ def test_it_understands_the_control_socket_of_a_consumer(tmp_path):
             assert handle.view().state is CommandState.APPLIED, handle.view()
             assert consumer.calls == [("pause", [("orders", 1)])]
             for command, args, state in (
-                ("pause", {"partitions": [["orders", 99]]}, CommandState.LOST_PARTITION),
+                ("resume", {"partitions": [["orders", 99]]}, CommandState.LOST_PARTITION),
                 ("set_workers", {"count": 0}, CommandState.REFUSED),
                 ("seek", {"partitions": [["orders", 1]], "to": 7}, CommandState.REFUSED),
                 ("redrive", {"records": [["orders", 1, 7]], "per_second": 1.0}, CommandState.REFUSED),
