@@ -20,7 +20,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 COVERED := --cov --cov-branch --cov-append --cov-report=
 MEMBERS := kafka_consumer tui tests bench
 
-.PHONY: help demo test test-unit test-integration e2e stress lint type cov bench docs check clean
+.PHONY: help demo test test-unit test-integration test-tui e2e stress lint type cov bench docs check clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -28,10 +28,11 @@ help: ## what can be made
 demo: $(INSTALLED) ## the consumer and its console at work, with nothing else installed
 	@if [ -f tui/cli.py ]; then exec $(VENV)/bin/kc-tui --demo; else exec $(VENV)/bin/kc --headless --demo; fi
 
-test: $(INSTALLED) ## unit, integration and end-to-end tests, with branch coverage and its thresholds
+test: $(INSTALLED) ## unit, integration, console and end-to-end tests, with branch coverage and its thresholds
 	@rm -f .coverage .coverage.*
 	$(PYTEST) -m unit $(COVERED) --durations=5
 	$(PYTEST) -m integration $(COVERED) --durations=5
+	$(PYTEST) -m tui $(COVERED) --durations=5
 	$(PYTEST) -m e2e $(COVERED) --durations=10
 	$(PYTHON) tests/thresholds.py
 
@@ -40,6 +41,9 @@ test-unit: $(INSTALLED) ## unit tests alone
 
 test-integration: $(INSTALLED) ## integration tests alone
 	$(PYTEST) -m integration
+
+test-tui: $(INSTALLED) ## the console's tests alone
+	$(PYTEST) -m tui
 
 e2e: $(INSTALLED) ## end-to-end tests alone, on a real broker where one can be had
 	$(PYTEST) -m e2e

@@ -23,8 +23,8 @@ _CHOICE = pytest.StashKey[Choice]()
 _BROKER_FIXTURES = frozenset({"kafka", "real_kafka", "kafka_container", "private_kafka", "private_kafka_cluster"})
 
 _TESTS = Path(__file__).parent
-_STAGES = ("unit", "integration", "e2e", "stress")
-# The others, contract/ and tui/, put several parts together.
+_STAGES = ("unit", "integration", "tui", "e2e", "stress")
+# The other one, contract/, puts several parts together.
 _STAGE_OF_FOLDER = {stage: stage for stage in _STAGES}
 
 

@@ -1,7 +1,7 @@
 """Check what the tests covered against what the project asks for; ``make test`` runs it last.
 
-Lines and branches together, from the coverage file in the current folder: 95 % of all, 90 % of every module, and all of
-the modules that decide which offset is committed and when the process ends.
+Lines and branches together, from the coverage file in the current folder: 95 % of the consumer, 90 % of each of its modules, and
+all of the modules that decide which offset is committed and when the process ends; 90 % of the console.
 """
 
 from __future__ import annotations
@@ -14,17 +14,21 @@ from typing import IO
 
 import coverage
 
-TOTAL = 95.0
+TOTALS = {"kafka_consumer": 95.0, "tui": 90.0}
 EVERY_MODULE = 90.0
 COMPLETE = ("offset_manager.py", "signal_handler.py")
 
 
-def shortcomings(total: float, modules: dict[str, float]) -> list[str]:
-    """Return one line for each threshold that isn't met. Percentages; ``modules`` by path."""
-    found = []
-    if total < TOTAL:
-        found.append(f"expected the total to be at least {TOTAL:g} %, got {total:.2f} %")
+def shortcomings(totals: dict[str, float], modules: dict[str, float]) -> list[str]:
+    """Return one line for each threshold that isn't met. Percentages; ``totals`` by package, ``modules`` by path."""
+    found = [
+        f"expected {package} to be at least {least:g} %, got {totals.get(package, 0.0):.2f} %"
+        for package, least in TOTALS.items()
+        if totals.get(package, 0.0) < least
+    ]
     for path, percent in sorted(modules.items()):
+        if not path.startswith("kafka_consumer"):
+            continue
         least = 100.0 if PurePath(path).name in COMPLETE else EVERY_MODULE
         if percent < least:
             found.append(f"expected {path} to be at least {least:g} %, got {percent:.2f} %")
@@ -37,9 +41,10 @@ def main() -> int:
     """Print the report; return 1 where a threshold isn't met."""
     data = coverage.Coverage()
     data.load()
-    total = data.report()
+    data.report()
+    totals = {package: _percent(data, f"{package}/*") or 0.0 for package in TOTALS}
     modules = {os.path.relpath(path): _percent(data, path) for path in data.get_data().measured_files()}
-    problems = shortcomings(total, {path: percent for path, percent in modules.items() if percent is not None})
+    problems = shortcomings(totals, {path: percent for path, percent in modules.items() if percent is not None})
     for problem in problems:
         print(f"coverage: {problem}")
     return 1 if problems else 0
