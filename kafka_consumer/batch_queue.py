@@ -109,6 +109,44 @@ class BatchQueue(Pipe):
             return max(0, self.maxsize - len(self.queue))
 
 
+class BackupQueue(BatchQueue):
+    """Messages on their way to the backup file; bounded by bytes, too, which count until they are written."""
+
+    def __init__(self, running: RunningFlag, maxsize: int, max_bytes: int) -> None:
+        self.bytes = 0  # of values; written under the mutex, read without: a stale figure does no harm
+        self._max_bytes = max_bytes
+        super().__init__(running, maxsize)
+
+    def _put(self, item: Any) -> None:
+        self.bytes += value_size(item)
+        self.queue.append(item)
+
+    def put_many_nowait(self, items: Sequence[Any]) -> int:
+        """Put as many as fit, in order; return how many."""
+        with self.mutex:
+            fitting = 0
+            for item in items[: max(0, self.maxsize - len(self.queue))]:
+                if self.bytes >= self._max_bytes:
+                    break
+                self._put(item)
+                fitting += 1
+            self.not_empty.notify()
+            return fitting
+
+    def wait_for_room(self, timeout: float) -> int:
+        """Return how many items fit by their number, 0 while the bytes are used up; wait up to ``timeout`` seconds while full."""
+        with self.mutex:
+            if (self.bytes >= self._max_bytes or len(self.queue) >= self.maxsize) and self._running.is_set():
+                self.not_full.wait(timeout)
+            return 0 if self.bytes >= self._max_bytes else max(0, self.maxsize - len(self.queue))
+
+    def written(self, items: Sequence[Any]) -> None:
+        """Take note that these are in the file. Called by the backup writer alone."""
+        with self.mutex:
+            self.bytes -= sum(map(value_size, items))
+            self.not_full.notify_all()
+
+
 class DeadLetterQueue(BatchQueue):
     """Dead letters on their way to the file. It knows which are not on disk yet: their offsets must not be committed.
 
@@ -231,6 +269,9 @@ def place_of(item: Any) -> tuple[int, int]:
 
 
 def value_size(item: Any) -> int:
-    """Return the bytes of the value of a dead letter, or of a message put by hand."""
-    value = item.value if isinstance(item, DeadLetter) else item.value()
+    """Return the bytes of the value of a dead letter or of a message; 0 for one that can't be read: its worker finds out."""
+    try:
+        value = item.value if isinstance(item, DeadLetter) else item.value()
+    except Exception:  # noqa: BLE001 - whatever a message made by hand raises: a figure isn't worth the thread that asks
+        return 0
     return len(value) if value is not None else 0

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from kafka_consumer.batch_queue import BatchQueue
+from kafka_consumer.batch_queue import BatchQueue, value_size
 from kafka_consumer.csv_files import RotatingCsv, encode_headers, encode_pair, format_rows
 from kafka_consumer.dead_letter import dead_letter, headers_of, timestamp_of
 from kafka_consumer.shared_state import SharedState
@@ -28,6 +28,8 @@ DLQ_COLUMNS = (
 )  # fmt: skip
 
 TICK_SECONDS = 0.1  # how often an idle writer looks at the clock
+WRITE_BYTES = 4 << 20  # of values formatted at once: as rows they take several times as much memory
+VALUE_COLUMN = BACKUP_COLUMNS.index("value")  # the dead letters have it in the same place
 DLQ_TAIL = 50
 TAIL_BYTES = 4096
 
@@ -52,6 +54,7 @@ class CsvWriter(ABC):
         self._file = RotatingCsv(path, self.columns)
         # Taken from the pipe and not written yet: (when it was taken in ISO 8601, the item). All are of the open file's hour.
         self._waiting: deque[tuple[str, Any]] = deque()
+        self._waiting_bytes = 0  # of their values
         self._waiting_since = 0.0  # seconds since the epoch, by now()
         self._flushed_at = time.monotonic()
 
@@ -96,13 +99,14 @@ class CsvWriter(ABC):
                 self._waiting_since = at.timestamp()
             stamp = at.isoformat()
             self._waiting.extend([(stamp, item) for item in items])
+            self._waiting_bytes += sum(map(value_size, items))
         whole_batches = len(self._waiting) // self._batch_size * self._batch_size
         if final or self._due(at):
             self._write(len(self._waiting))
             self._file.sync()
             self._flushed_at = time.monotonic()
-        elif whole_batches:
-            self._write(whole_batches)
+        elif whole_batches or self._waiting_bytes >= WRITE_BYTES:
+            self._write(whole_batches if self._waiting_bytes < WRITE_BYTES else len(self._waiting))
 
     def _due(self, at: datetime) -> bool:
         if self.flush_wanted():
@@ -121,11 +125,18 @@ class CsvWriter(ABC):
             self._file.torn = None
 
     def _write(self, count: int) -> None:
-        if not count:
-            return
-        taken = [self._waiting.popleft() for _ in range(count)]
-        self._file.write(format_rows([self.row(at, item) for at, item in taken]))
-        self.written([item for _, item in taken])
+        while count > 0:
+            taken, rows, size = [], [], 0
+            while count > 0 and size < WRITE_BYTES:
+                at, item = self._waiting.popleft()
+                row = self.row(at, item)
+                taken.append(item)
+                rows.append(row)
+                self._waiting_bytes -= value_size(item)
+                size += len(row[VALUE_COLUMN])
+                count -= 1
+            self._file.write(format_rows(rows))
+            self.written(taken)
 
     def _abandon(self) -> None:
         """The file is lost: close it if that still works, and keep the pipe from filling memory until all have ended."""
@@ -157,7 +168,8 @@ class BackupWriter(CsvWriter):
         )  # fmt: skip
 
     def written(self, items: list[Any]) -> None:
-        """Count them."""
+        """Count them, and make room for others."""
+        self.shared_state.backup_csv_queue.written(items)
         self.shared_state.counters.backup_written += len(items)
 
     def flush_wanted(self) -> bool:

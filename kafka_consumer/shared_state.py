@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
-from kafka_consumer.batch_queue import BatchQueue, CompletionQueue, DeadLetterQueue, RunningFlag
+from kafka_consumer.batch_queue import BackupQueue, CompletionQueue, DeadLetterQueue, RunningFlag
 from kafka_consumer.config import KafkaConsumerConfig, check_option, validate_config
 from kafka_consumer.errors import ConfigError
 from kafka_consumer.lifecycle import Lifecycle
@@ -60,7 +60,7 @@ class SharedState:
         )
         self.processed_queue = CompletionQueue(self.running)
         self.dlq_queue = DeadLetterQueue(self.running)
-        self.backup_csv_queue = BatchQueue(self.running, size)
+        self.backup_csv_queue = BackupQueue(self.running, size, max_bytes)
         self.logger = self._setup_logger()
 
     def _setup_logger(self) -> logging.Logger:

@@ -137,7 +137,7 @@ class SnapshotBuilder:
             "processing": QueueView(state.processing_queue.qsize(), size, state.processing_queue.in_flight_bytes),
             "processed": QueueView(len(state.processed_queue.queue), None, 0),
             "dlq": QueueView(state.dlq_queue.qsize(), None, state.dlq_queue.bytes),
-            "backup": QueueView(state.backup_csv_queue.qsize(), size, 0),
+            "backup": QueueView(state.backup_csv_queue.qsize(), size, state.backup_csv_queue.bytes),
         }
 
     def _workers(self, now: float) -> tuple[WorkerView, ...]:

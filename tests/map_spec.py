@@ -80,7 +80,7 @@ CASES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 _NAMES = sorted((name for names in CASES.values() for name in names), key=len, reverse=True)
-_NAME = re.compile("|".join(map(re.escape, _NAMES)))
+_NAME = re.compile(rf"(?:{'|'.join(map(re.escape, _NAMES))})(?!\w)")
 
 
 def tests_with_docstrings(path: Path) -> Iterator[tuple[str, str]]:

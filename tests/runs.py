@@ -213,7 +213,7 @@ class Command:
             if file_size is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
             if memory is not None:
-                resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+                resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
 
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(

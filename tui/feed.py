@@ -91,7 +91,7 @@ class Feed(Protocol):
         """Return the commands given through this feed, oldest first."""
 
     def worker_stack(self, worker_id: int) -> tuple[str, ...] | None:
-        """Return where a worker is in its code, without values; None where that can't be known."""
+        """Return where a worker is in its code now, without values; None where only its snapshot may tell."""
 
 
 class FeedBase:
@@ -132,7 +132,7 @@ class FeedBase:
         return tuple(handle.view() for handle in handles)
 
     def worker_stack(self, worker_id: int) -> tuple[str, ...] | None:
-        """Return None: the stacks of another process can't be seen from here."""
+        """Return None: another process sends the stacks of slow workers in its snapshots."""
         return None
 
     def _send(self, handle: CommandHandle) -> None:

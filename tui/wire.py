@@ -30,6 +30,7 @@ from tui.text import clean
 MAX_ROWS = 20_000
 MAX_TAIL = 1_000
 MAX_TEXT = 4_000
+MAX_STACK_LINES = 60
 _LARGEST = 2**63
 
 T = TypeVar("T")
@@ -98,7 +99,7 @@ def _queue(item: Mapping[str, Any]) -> QueueView:
 
 
 def _worker(item: Mapping[str, Any]) -> WorkerView:
-    topic = item.get("topic")
+    topic, stack = item.get("topic"), item.get("stack")
     return WorkerView(
         id=whole(item.get("id")),
         state=text(item.get("state"), 20) or "unknown",
@@ -108,6 +109,8 @@ def _worker(item: Mapping[str, Any]) -> WorkerView:
         busy_seconds=real(item.get("busy_seconds")),
         processed=whole(item.get("processed")),
         failed=whole(item.get("failed")),
+        # Its end is the call that holds the message; nearly every worker's is empty.
+        stack=tuple(text(line, 400) for line in stack[-MAX_STACK_LINES:]) if stack and isinstance(stack, list | tuple) else (),
     )
 
 

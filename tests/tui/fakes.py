@@ -124,6 +124,14 @@ def worker(number: int, **changes: Any) -> WorkerView:
     return replace(row, **changes)
 
 
+STACK = (
+    'File "kafka_consumer/worker.py", line 212, in _call', "  self._function(value)",
+    'File "shop/orders.py", line 41, in process', "  stock = warehouse.reserve(order)",
+    'File "shop/warehouse.py", line 88, in reserve', "  return self._session.post(url, json=body)",
+)  # fmt: skip
+"""Where a slow worker is."""
+
+
 def idle(number: int) -> WorkerView:
     """Return a worker without a message."""
     return worker(number, state="idle", topic=None, partition=None, offset=None, busy_seconds=0.0)
@@ -153,7 +161,7 @@ def make_snapshot(**changes: Any) -> Snapshot:
     """Return a healthy replay with 12 partitions, 32 workers and a few dead letters; ``changes`` replace fields."""
     workers = (
         *(worker(number) for number in range(1, 11)),
-        worker(11, state="stuck", offset=99_120, partition=3, busy_seconds=47.0),
+        worker(11, state="stuck", offset=99_120, partition=3, busy_seconds=47.0, stack=STACK),
         *(worker(number) for number in range(12, 31)),
         idle(31),
         idle(32),

@@ -53,7 +53,7 @@ def hostile_snapshot() -> Snapshot:
     )  # fmt: skip
     logs = tuple(LogView(START + number, text[:20], text) for number, text in enumerate(HOSTILE))
     partitions = tuple(partition(number, topic=text, note=text, state=text) for number, text in enumerate(HOSTILE))
-    workers = tuple(worker(number, topic=text, state="busy") for number, text in enumerate(HOSTILE))
+    workers = tuple(worker(number, topic=text, state="busy", stack=(text, evil)) for number, text in enumerate(HOSTILE))
     return replace(
         make_snapshot(), topic=HOSTILE[0], group_id=HOSTILE[2], dlq_tail=letters, log_tail=logs, partitions=partitions,
         workers=workers, stop_reason=evil, log_level=HOSTILE[1],

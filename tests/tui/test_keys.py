@@ -159,10 +159,35 @@ async def test_enter_opens_a_worker_with_its_stack():
         assert "shop/orders.py:41 in process" in shown.page
 
 
-async def test_an_attached_console_says_that_it_can_not_see_stacks():
+async def test_an_attached_console_shows_the_stack_that_a_slow_worker_was_sent_with():
     async with console(make_snapshot(), role="attached") as shown:
         await shown.press("2", "enter")
-        assert "its thread isn't in this process" in shown.page
+        assert "when the snapshot was taken" in shown.page
+        assert "stock = warehouse.reserve(order)" in shown.page
+
+
+async def test_an_attached_console_says_whose_stacks_it_is_sent():
+    async with console(make_snapshot(workers=(worker(3),)), role="attached") as shown:
+        await shown.press("2", "enter")
+        assert "not known here: a consumer sends it of the 20 workers" in shown.page
+
+
+async def test_the_stack_of_now_comes_before_that_of_the_snapshot():
+    feed = FakeFeed(make_snapshot())
+    feed.stack = ("shop/mail.py:7 in send",)
+    async with console(None, feed=feed) as shown:
+        await shown.press("2", "enter")
+        assert "shop/mail.py:7 in send" in shown.page
+        assert "warehouse" not in shown.page
+
+
+async def test_a_frozen_view_shows_the_stack_of_its_snapshot():
+    feed = FakeFeed(make_snapshot())
+    feed.stack = ("shop/mail.py:7 in send",)
+    async with console(None, feed=feed) as shown:
+        await shown.press("z", "2", "enter")
+        assert "warehouse.reserve" in shown.page
+        assert "shop/mail.py" not in shown.page
 
 
 async def test_enter_opens_a_dead_letter_with_payload_headers_and_trace():

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.tui.fakes import START, FakeFeed, healthy, make_snapshot, partition
+from tests.tui.fakes import STACK, START, FakeFeed, healthy, make_snapshot, partition
 from tests.tui.helpers import Console, console
 from tests.tui.pictures import assert_picture, normalise, text_of
 from tui.commands import CommandState
@@ -34,6 +34,12 @@ async def with_history(shown: Console) -> None:
     feed = shown.feed
     feed.answers = {"pause": (CommandState.APPLIED, ""), "set_dev_mode": (CommandState.REFUSED, "not while draining")}
     await shown.press("p", "x", "plus", "h")
+
+
+def with_live_stack() -> FakeFeed:
+    feed = FakeFeed(make_snapshot())
+    feed.stack = STACK
+    return feed
 
 
 async def frozen(shown: Console) -> None:
@@ -64,7 +70,8 @@ SCREENS: dict[str, tuple[Callable[[], FakeFeed], Callable[[Console], Awaitable[N
     "help": (lambda: FakeFeed(make_snapshot()), pressing("question_mark")),
     "history": (lambda: FakeFeed(make_snapshot()), with_history),
     "partition": (lambda: FakeFeed(make_snapshot()), pressing("j", "enter")),
-    "worker": (lambda: FakeFeed(make_snapshot()), pressing("2", "enter")),
+    "worker": (with_live_stack, pressing("2", "enter")),
+    "worker-attached": (lambda: FakeFeed(make_snapshot(), role="attached"), pressing("2", "enter")),
     "dead-letter": (lambda: FakeFeed(make_snapshot()), pressing("4", "enter")),
     "stop": (lambda: FakeFeed(make_snapshot()), pressing("T")),
     "quit": (lambda: FakeFeed(make_snapshot(dev_mode=True)), pressing("q")),

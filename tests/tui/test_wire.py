@@ -64,6 +64,17 @@ def test_offsets_stay_exact():
     assert (row.position, row.committed, row.lag) == (2**62 + 1, None, None)
 
 
+def test_the_stack_of_a_worker_is_cleaned_and_cut_to_its_innermost_calls():
+    lines = [f"call {number}" for number in range(200)] + ["\x1b[2J" + "x" * 1000, 7]
+    workers = [{"id": 1, "stack": lines}, {"id": 2, "stack": "no list"}, {"id": 3, "stack": {}}, {"id": 4}]
+    first, *others = snapshot_from_dict({"phase": "running", "workers": workers}).workers
+    assert len(first.stack) == 60
+    assert (first.stack[0], first.stack[-3], first.stack[-1]) == ("call 142", "call 199", "")
+    assert first.stack[-2].startswith(r"\x1b[2Jxxx")
+    assert len(first.stack[-2]) == 400
+    assert [worker.stack for worker in others] == [(), (), ()]
+
+
 def test_lists_and_texts_are_bounded():
     value = {"phase": "running", "topic": "x" * 10_000, "workers": [{}] * 30_000, "log_tail": [{"message": "m"}] * 5_000}
     snapshot = snapshot_from_dict(value)

@@ -78,7 +78,7 @@ def _partitions(snapshot: Snapshot | None) -> Sequence[PartitionView]:
 
 
 class WorkerPage(PageScreen):
-    """A worker, followed by its number; in the same process with its stack."""
+    """A worker, followed by its number; in the same process with its stack of now, else with the snapshot's."""
 
     def __init__(self, row: WorkerView) -> None:
         super().__init__()
@@ -105,15 +105,26 @@ class WorkerPage(PageScreen):
             fact("processed", f"{row.processed:,}"),
             fact("failed", f"{row.failed:,}" + (f"  ({percent(fraction(row.failed, done))})" if done else "")),
             (),
-            (("Where it is in its code", "title"),),
         ]
         # A frozen view shows nothing newer than its snapshot.
         stack = self.console_app.feed.worker_stack(row.id) if view.frozen_for is None else None
-        if stack is None:
-            why = "the view is frozen" if view.frozen_for is not None else "its thread isn't in this process" if (
-                view.role == "attached") else "it has no thread of its own"  # fmt: skip
-            return [*lines, ((f"  not known here: {why}", "dim"),)]
-        return [*lines, *[((f"  {line}", "plain"),) for line in stack]]
+        if stack is None and row.stack:
+            title, shown = "Where it was in its code when the snapshot was taken", row.stack
+        else:
+            title, shown = "Where it is in its code", stack
+        lines.append(((title, "title"),))
+        if shown is None:
+            return [*lines, ((f"  not known here: {_no_stack(view)}", "dim"),)]
+        return [*lines, *[((f"  {line}", "plain"),) for line in shown]]
+
+
+def _no_stack(view: View) -> str:
+    """Return why neither the process nor the snapshot says where a worker is."""
+    if view.frozen_for is not None:
+        return "the view is frozen"
+    if view.role == "attached":
+        return "a consumer sends it of the 20 workers that have held their message longest, a second or more"
+    return "it has no thread of its own"
 
 
 class DeadLetterPage(PageScreen):
