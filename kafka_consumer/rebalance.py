@@ -135,8 +135,15 @@ class Partitions:
             self._shared_state.logger.info("revoked: %s", _show(partitions))
 
     def _lost(self, _consumer: Any, partitions: list[TopicPartition]) -> None:
-        self._give_up(self._ours(partitions))
+        lost = self._ours(partitions)
+        uncommitted = sum(assignment.uncommitted for assignment in lost)
+        self._give_up(lost)
         self._shared_state.logger.warning("lost, without a commit: %s", _show(partitions))
+        if uncommitted and not self._shared_state.running.is_set():
+            # The last commit can't be made any more; a run that goes on would simply get its partitions back.
+            reason = f"the membership was lost before the last commit: {uncommitted:,} messages will be repeated"
+            self._shared_state.logger.error("%s", reason)
+            self._shared_state.fail(reason)
 
     def _ours(self, partitions: list[TopicPartition]) -> list[Assignment]:
         return [a for tp in partitions if (a := self.open.get((tp.topic, tp.partition))) is not None]

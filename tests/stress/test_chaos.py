@@ -152,6 +152,8 @@ def proxied_kafka(tmp_path_factory: pytest.TempPathFactory, private_kafka: Local
         yield broker
 
 
+# From a thread: a client that hangs in librdkafka lets no signal through, and then the stacks of all threads are wanted.
+@pytest.mark.timeout(300, method="thread")
 def test_a_network_that_fails_again_and_again_costs_no_message(
     proxied_kafka: ProxiedKafka, running: Callable[..., Run], chance: random.Random, note: Note
 ) -> None:

@@ -330,6 +330,16 @@ def test_nothing_of_a_lost_partition_is_committed(group: Group, caplog: pytest.L
     assert (group.state.processing_queue.qsize(), group.state.processing_queue.taken) == (0, 0)
 
 
+def test_a_membership_lost_while_draining_fails_the_run_when_work_stays_uncommitted(group: Group, caplog: pytest.LogCaptureFixture):
+    group.deliver(3)
+    group.finish(group.take())
+    group.state.stop("the test drains")
+    group.consumer.lose(KEY)
+    group.poll()
+    assert group.state.lifecycle.failed
+    assert "the membership was lost before the last commit: 3 messages will be repeated" in caplog.messages
+
+
 def test_a_member_that_was_expelled_comes_back_and_begins_with_what_is_committed(group: Group):
     group.deliver(2)
     group.finish(group.take())

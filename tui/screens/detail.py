@@ -108,14 +108,13 @@ class WorkerPage(PageScreen):
         ]
         # A frozen view shows nothing newer than its snapshot.
         stack = self.console_app.feed.worker_stack(row.id) if view.frozen_for is None else None
+        title = "Where it is in its code"
         if stack is None and row.stack:
-            title, shown = "Where it was in its code when the snapshot was taken", row.stack
-        else:
-            title, shown = "Where it is in its code", stack
+            title, stack = "Where it was in its code when the snapshot was taken", row.stack
         lines.append(((title, "title"),))
-        if shown is None:
+        if stack is None:
             return [*lines, ((f"  not known here: {_no_stack(view)}", "dim"),)]
-        return [*lines, *[((f"  {line}", "plain"),) for line in shown]]
+        return [*lines, *[((f"  {line}", "plain"),) for line in stack]]
 
 
 def _no_stack(view: View) -> str:
