@@ -20,7 +20,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 COVERED := --cov --cov-branch --cov-append --cov-report=
 MEMBERS := kafka_consumer tui tests bench
 
-.PHONY: help demo test test-unit test-integration test-tui e2e stress lint type cov bench docs check clean
+.PHONY: help demo test test-unit test-integration test-tui e2e stress lint type cov bench bench-console docs check clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -63,6 +63,12 @@ cov: test ## what no test reaches, line by line, in htmlcov/
 
 bench: $(INSTALLED) ## side by side with its peers
 	$(PYTHON) bench/compare.py
+
+bench-console: $(INSTALLED) ## the console against its budget; BENCH='--quick' for a look at it
+	$(PYTHON) bench/console.py $(BENCH)
+
+screenshots: $(INSTALLED) ## the console's pictures and the tables of keys in the docs, drawn anew
+	$(PYTHON) docs/screenshots.py
 
 docs: $(INSTALLED_DOCS) ## the documentation as a site, in site/
 	$(PYTHON) -m mkdocs build --strict

@@ -1,4 +1,5 @@
-"""One process of ``console.py``: a consumer alone, under the console or behind its socket; or the console attached to one.
+"""One process of ``console.py``: a consumer alone, under the console or behind its socket; the console attached to one; or a
+bystander, an event loop with nothing to do, that tells what the machine does to one.
 
 What it is told comes as lines on the descriptor ``--control``; each is answered with a line of JSON.
 """
@@ -46,7 +47,8 @@ class Gaps:
         self._ticking = False
 
     def start(self) -> dict[str, Any]:
-        assert self.loop is not None
+        while self.loop is None:
+            time.sleep(0.01)
         self.found, self._ticking = [], True
         asyncio.run_coroutine_threadsafe(self._tick(), self.loop)
         return {}
@@ -55,7 +57,7 @@ class Gaps:
         self._ticking = False
         gaps = self.found
         longest, of_it_on_cpu = max(gaps)
-        return {"longest": longest, "of_it_on_cpu": of_it_on_cpu, "most_on_cpu": max(cpu for _, cpu in gaps), "turns": len(gaps)}
+        return {"longest": longest, "of_it_on_cpu": of_it_on_cpu}
 
     async def _tick(self) -> None:
         at, cpu = time.perf_counter(), time.thread_time()
@@ -102,6 +104,7 @@ class Bench:
     def __init__(self, consumer: KafkaConsumer | None, options: argparse.Namespace) -> None:
         self.consumer = consumer
         self.options = options
+        self.answering = threading.Lock()  # held from a question to its answer: the process doesn't end in between
         self.answers: dict[str, Callable[..., dict[str, Any]]] = {
             "cpu": self.cpu, "watch": gaps.start, "gaps": gaps.stop, "ready": self.ready, "go": self.go, "cost": self.cost,
             "race": self.race,
@@ -111,12 +114,13 @@ class Bench:
         with socket.socket(fileno=self.options.control) as line, line.makefile("rw") as file:
             for told in file:
                 name, *arguments = told.split()
-                try:
-                    answer = self.answers[name](*arguments)
-                except Exception as error:  # noqa: BLE001 - told to whoever asked
-                    answer = {"error": f"{name}: {type(error).__name__}: {error}"}
-                file.write(json.dumps(answer) + "\n")
-                file.flush()
+                with self.answering:
+                    try:
+                        answer = self.answers[name](*arguments)
+                    except Exception as error:  # noqa: BLE001 - told to whoever asked
+                        answer = {"error": f"{name}: {type(error).__name__}: {error}"}
+                    file.write(json.dumps(answer) + "\n")
+                    file.flush()
         os._exit(0)  # nobody asks any more
 
     @property
@@ -182,6 +186,12 @@ class Bench:
         return {"rate": count / meter.seconds, "seconds": meter.seconds, "cpu_us": meter.cpu / count * 1e6}
 
 
+async def stand_by() -> None:
+    """Do nothing until the process ends."""
+    gaps.loop = asyncio.get_running_loop()
+    await asyncio.Event().wait()
+
+
 def consumer_of(options: argparse.Namespace, folder: str) -> KafkaConsumer:
     return WaitingConsumer(KafkaConsumerConfig(
         bootstrap_servers=options.bootstrap, topic=options.topic, group_id=options.group, worker_count=options.workers,
@@ -192,7 +202,7 @@ def consumer_of(options: argparse.Namespace, folder: str) -> KafkaConsumer:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=("alone", "in-process", "served", "attached"))
+    parser.add_argument("kind", choices=("alone", "in-process", "served", "attached", "bystander"))
     parser.add_argument("--control", type=int, required=True)
     parser.add_argument("--socket", default="")
     parser.add_argument("--bootstrap", default="")
@@ -206,10 +216,14 @@ def main() -> None:
     if os.isatty(0):
         # As a login does it: a change of the terminal's size is told to its session.
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    tui.runtime.ConsoleApp = WatchedApp  # type: ignore[misc]
+    tui.runtime.ConsoleApp = WatchedApp
     with tempfile.TemporaryDirectory() as folder:
-        consumer = None if options.kind == "attached" else consumer_of(options, folder)
-        threading.Thread(target=Bench(consumer, options).run, name="bench", daemon=True).start()
+        consumer = None if options.kind in ("attached", "bystander") else consumer_of(options, folder)
+        bench = Bench(consumer, options)
+        threading.Thread(target=bench.run, name="bench", daemon=True).start()
+        if options.kind == "bystander":
+            asyncio.run(stand_by())
+            return
         if consumer is None:
             code = run_attached(SocketFeed(options.socket))
         elif options.kind == "in-process":
@@ -217,6 +231,7 @@ def main() -> None:
         else:
             with serve(consumer, options.socket) if options.kind == "served" else contextlib.nullcontext():
                 code = consumer.run()
+    bench.answering.acquire(timeout=30)
     sys.stdout.flush()
     os._exit(code)
 

@@ -330,7 +330,7 @@ def test_nothing_of_a_lost_partition_is_committed(group: Group, caplog: pytest.L
     assert (group.state.processing_queue.qsize(), group.state.processing_queue.taken) == (0, 0)
 
 
-def test_a_membership_lost_while_draining_fails_the_run_when_work_stays_uncommitted(group: Group, caplog: pytest.LogCaptureFixture):
+def test_a_membership_lost_while_draining_fails_when_work_stays_uncommitted(group: Group, caplog: pytest.LogCaptureFixture):
     group.deliver(3)
     group.finish(group.take())
     group.state.stop("the test drains")
