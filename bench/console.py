@@ -249,7 +249,8 @@ class Bench:
             bystander.close()
         ours, others = ([f"{pair[side]['longest'] * 1e3:.0f}" for pair in found] for side in (0, 1))
         worst = max((pair[0] for pair in found), key=lambda gap: float(gap["longest"]))
-        remark = f"of it drawing {worst['of_it_on_cpu'] * 1e3:.0f} ms; by window {', '.join(ours)}, a bystander's {', '.join(others)}"
+        drawing = f"of it drawing {worst['of_it_on_cpu'] * 1e3:.0f} ms"
+        remark = f"{drawing}; by window {', '.join(ours)}, a bystander's {', '.join(others)}"
         self.add(f"longest gap of a 5 ms ticker, {what}, {stage.name}", worst["longest"] * 1e3, 50.0, "ms", remark)
 
     def cpu(self, stage: Stage, what: str, limit: float | None) -> None:
