@@ -55,7 +55,7 @@ class Trends:
         """Workers that crashed in the last minute; each was replaced."""
         self._sequence: int | None = None
         self._pid: int | None = None
-        self._window: deque[tuple[float, int | None, Mapping[Key, int]]] = deque()
+        self._window: deque[tuple[float, Mapping[Key, int]]] = deque()
         self._recent: deque[tuple[float, int, int, int]] = deque()
         self._bucket: int | None = None
         self._progress_at: float | None = None
@@ -71,7 +71,7 @@ class Trends:
         self._pid, self._sequence = snapshot.pid, snapshot.sequence
         lag = total_lag(snapshot)
         self._point(snapshot, lag)
-        self._changes(snapshot, lag)
+        self._changes(snapshot)
         self._progress(snapshot)
         if snapshot.phase != "draining":
             self.drain_total = None
@@ -83,7 +83,7 @@ class Trends:
         """Return by how much a partition's lag changes a second; None while unknown."""
         if len(self._window) < 2 or partition.lag is None:
             return None
-        before_at, _, before = self._window[0]
+        before_at, before = self._window[0]
         now_at = self._window[-1][0]
         then = before.get((partition.topic, partition.partition))
         if then is None or now_at <= before_at:
@@ -100,17 +100,19 @@ class Trends:
                 series.append(value)
         self._bucket = bucket
 
-    def _changes(self, snapshot: Snapshot, lag: int | None) -> None:
+    def _changes(self, snapshot: Snapshot) -> None:
         window = self._window
         lags = {(row.topic, row.partition): row.lag for row in snapshot.partitions if row.lag is not None}
-        window.append((snapshot.at, lag, lags))
+        window.append((snapshot.at, lags))
         while len(window) > 2 and snapshot.at - window[1][0] >= WINDOW_SECONDS:
             window.popleft()
-        first_at, first_lag, _ = window[0]
-        if lag is None or first_lag is None or snapshot.at - first_at < 1.0:
+        first_at, first = window[0]
+        # Only what was known at both times: a partition whose lag becomes known is no growth.
+        both = lags.keys() & first.keys()
+        if not both or snapshot.at - first_at < 1.0:
             self.lag_change, self.lag_growth = None, 0.0
         else:
-            self.lag_growth = float(lag - first_lag)
+            self.lag_growth = float(sum(lags[key] - first[key] for key in both))
             self.lag_change = self.lag_growth / (snapshot.at - first_at)
 
     def _progress(self, snapshot: Snapshot) -> None:

@@ -68,6 +68,12 @@ def test_growing_lag_is_natural_without_commits():
     assert word(later, trends=over_time(first, later)) == "RUNNING: "
 
 
+def test_a_partition_whose_lag_becomes_known_is_no_growth():
+    first = replace(healthy(), partitions=(partition(0, lag=10_000), partition(1, lag=None)))
+    later = replace(first, sequence=2, at=START + 10, partitions=(partition(0, lag=9_000), partition(1, lag=80_000)))
+    assert word(later, trends=over_time(first, later)) == "RUNNING: "
+
+
 def test_a_small_lag_may_grow():
     first = replace(healthy(), partitions=(partition(0, lag=10),))
     later = replace(first, sequence=2, at=START + 10, partitions=(partition(0, lag=900),))
