@@ -20,7 +20,7 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 COVERED := --cov --cov-branch --cov-append --cov-report=
 MEMBERS := kafka_consumer tui tests bench
 
-.PHONY: help demo test test-unit test-integration test-tui e2e stress lint type cov bench bench-console docs check clean
+.PHONY: help demo test test-unit test-integration test-tui e2e stress lint type cov bench bench-console screenshots docs check clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))

@@ -5,8 +5,9 @@
 
 Processor time is that of the threads that the console adds to a consumer's process, or of the attached console's whole process;
 100 % is one core. Throughput: rounds of a consumer alone, alone once more (what a difference of nothing looks like here), with
-the console in its process, and with one attached; each is compared with the first of its round, and the median counts. A gap of
-the event loop is told beside that of a bystander, a process with nothing to do: what is in both, the machine did.
+the console in its process, and with one attached; each is compared with the first of its round, and the median counts; `?` where
+the rounds differ too much to tell on which side of the limit it is: more rounds, or a quieter machine, would. A gap of the event
+loop is told beside that of a bystander, a process with nothing to do: what is in both, the machine did.
 """
 
 from __future__ import annotations
@@ -53,22 +54,30 @@ CURSOR = re.compile(rb"\x1b\[(\d+);1H\x1b\[(?:\d+;)*7[;m][^>]{0,40}?>")
 
 @dataclass(frozen=True)
 class Figure:
-    """A line of the table. ``limit``: what the figure may be; None where the budget has no word about it."""
+    """A line of the table. ``limit``: what the figure may be; None where the budget has no word about it. ``doubt``: how far
+    off the figure may be, by the scatter of what it is the median of.
+    """
 
     what: str
     figure: float
     limit: float | None
     unit: str
     remark: str = ""
+    doubt: float = 0.0
 
     def line(self) -> str:
-        digits = 1 if self.unit == "%" else 0 if self.figure >= 100 else 1
-        limit, verdict = ("-", "") if self.limit is None else (f"≤ {self.limit:g} {self.unit}", "✓" if self.met else "✗")
+        digits = 2 if self.unit == "%" else 1
+        limit = "-" if self.limit is None else f"≤ {self.limit:g} {self.unit}"
+        verdict = {"": "", "met": "✓", "missed": "✗", "undecided": "?"}[self.verdict]
         return f"| {self.what} | {self.figure:.{digits}f} {self.unit} | {limit} | {verdict} | {self.remark} |"
 
     @property
-    def met(self) -> bool:
-        return self.limit is None or self.figure <= self.limit
+    def verdict(self) -> str:
+        if self.limit is None:
+            return ""
+        if abs(self.figure - self.limit) < self.doubt:
+            return "undecided"
+        return "met" if self.figure <= self.limit else "missed"
 
 
 class Process:
@@ -330,12 +339,19 @@ class Bench:
             medians = statistics.median(run["rate"] for run in results[kind]) / statistics.median(run["rate"] for run in base)
             cpu = [statistics.median(run["cpu_us"] for run in runs) for runs in (base, results[kind])]
             remark = f"{min(lost):.1f} to {max(lost):.1f} in {len(lost)} rounds; ratio of medians {medians:.3f}; CPU a message "
-            self.add(
-                f"throughput lost {name}, {what}", statistics.median(lost), limit, "%", remark + f"{cpu[0]:.2f} → {cpu[1]:.2f} us"
-            )
+            remark += f"{cpu[0]:.2f} → {cpu[1]:.2f} us"
+            quarters = statistics.quantiles(lost) if len(lost) > 1 else [-100.0, 0.0, 100.0]
+            # Where the median of other rounds would be, in 95 of 100 cases.
+            doubt = 1.57 * (quarters[2] - quarters[0]) / len(lost) ** 0.5
+            self.add(f"throughput lost {name}, {what}", statistics.median(lost), limit, "%", remark, doubt)
+            if limit is not None:
+                taken = [run["console"] + run["control"] for run in results[kind]]
+                remark = "of a core, all the time: what is lost at least, where Python runs one thread at a time"
+                self.add(f"CPU of the threads added {name}, {what}", statistics.median(taken), None, "%", remark)
 
-    def add(self, what: str, figure: float, limit: float | None, unit: str, remark: str) -> None:
-        self.figures.append(Figure(what, figure, limit, unit, remark))
+    def add(self, what: str, figure: float, limit: float | None, unit: str, remark: str, doubt: float = 0.0) -> None:
+        remark += f"; give or take {doubt:.1f}" if doubt else ""
+        self.figures.append(Figure(what, figure, limit, unit, remark, doubt))
         print(f"  {self.figures[-1].line()}", file=sys.stderr, flush=True)
 
 
@@ -367,10 +383,11 @@ def main() -> None:
             bench.throughput()
     print("| | figure | limit | | |\n|---|--:|--:|:-:|---|")
     print("\n".join(figure.line() for figure in bench.figures))
-    missed = [figure.what for figure in bench.figures if not figure.met]
-    print("\nEvery limit is met." if not missed else f"\nNot met: {'; '.join(missed)}.")
+    for verdict, words in (("missed", "Not met"), ("undecided", "Undecided: the rounds scatter too widely")):
+        found = [figure.what for figure in bench.figures if figure.verdict == verdict]
+        print(f"\n{words}: {'; '.join(found) or 'none'}.")
     if a.out:
-        figures = [{**asdict(figure), "met": figure.met} for figure in bench.figures]
+        figures = [{**asdict(figure), "verdict": figure.verdict} for figure in bench.figures]
         a.out.write_text(json.dumps({"figures": figures, "runs": bench.runs}, indent=1) + "\n")
 
 
