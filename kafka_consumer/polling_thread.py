@@ -33,7 +33,7 @@ MAX_BATCH = 2000  # messages a poll
 POLL_SECONDS = 0.05  # also how long another thread's request may have to wait
 ROOM_SECONDS = 0.02  # how long the loop waits for room before it serves requests again
 PAUSE_AFTER_SECONDS = 1.0  # a queue that stays full for this long gets the partitions paused
-BACKUP_WAIT_SECONDS = 0.5  # how long polling waits for a full backup queue, once, before rows are skipped
+BACKUP_WAIT_SECONDS = 1.0  # how long polling waits for a full backup queue, once, before rows are skipped
 WARN_SECONDS = 10.0  # between two warnings of the same kind
 DLQ_DEPTH = 10_000  # dead letters that may wait for the disk
 WATERMARK_SECONDS = 1.0
@@ -69,7 +69,7 @@ class Poller:
         self._lingering = False
         self._paused: set[TopicPartitionKey] = set()  # what the consumer was told to pause
         self._warned_backup = 0.0
-        self._backup_stuck = False
+        self._backup_full_since: float | None = None
         self._allowance = 0.0
         self._allowed_at = time.monotonic()
         self._watched_at = 0.0
@@ -164,12 +164,18 @@ class Poller:
             self._held = late
 
     def _with_backup(self, room: int) -> int:
-        """Give the backup a moment to catch up: its rows are skipped only when it is really stuck, and then without a wait."""
+        """Give the backup time to catch up: its rows are skipped only when it is really stuck, and then without a wait."""
         if self._config.backup_mode == "off":
             return room
-        free = self._shared_state.backup_csv_queue.wait_for_room(0 if self._backup_stuck else BACKUP_WAIT_SECONDS)
-        self._backup_stuck = free <= 0
-        return min(room, free) if free > 0 else room
+        now = time.monotonic()
+        stuck = self._backup_full_since is not None and now - self._backup_full_since >= BACKUP_WAIT_SECONDS
+        free = self._shared_state.backup_csv_queue.wait_for_room(0 if stuck else ROOM_SECONDS)
+        if free > 0:
+            self._backup_full_since = None
+            return min(room, free)
+        if self._backup_full_since is None:
+            self._backup_full_since = now
+        return room if stuck else 0
 
     def _within_rate(self, room: int) -> int:
         limit = self.rate_limit

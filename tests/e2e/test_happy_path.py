@@ -73,7 +73,7 @@ def test_ten_thousand_messages_are_processed_rapidly_with_every_row_backed_up(
 
     before = process.memory_info().rss
     begun = time.monotonic()
-    run = running(topic, ledger)
+    run = running(topic, ledger, queue_size=10_000)
     run.wait_committed(10_000, timeout=60)
     rate = 10_000 / (time.monotonic() - begun)
     grown = process.memory_info().rss - before
