@@ -24,8 +24,8 @@ _BROKER_FIXTURES = frozenset({"kafka", "real_kafka", "kafka_container", "private
 
 _TESTS = Path(__file__).parent
 _STAGES = ("unit", "integration", "tui", "e2e", "stress")
-# The other one, contract/, puts several parts together.
-_STAGE_OF_FOLDER = {stage: stage for stage in _STAGES}
+# contract/ meets a Kafka, as the end-to-end tests do.
+_STAGE_OF_FOLDER = {stage: stage for stage in _STAGES} | {"contract": "e2e"}
 
 
 # --- which Kafka ------------------------------------------------------------------------------------------------------
