@@ -28,11 +28,15 @@ def next_offset(last_processed: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class CommitPoint:
-    """What may be committed for a partition: ``offset`` is Kafka's next offset; all below ``sequence`` (its number) is done."""
+    """What may be committed for a partition: ``offset`` is Kafka's next offset; all below ``sequence`` (its number) is done.
+
+    ``beyond`` is what is finished above, as ranges of offsets: sorted, disjoint, the end exclusive.
+    """
 
     assignment: Assignment
     offset: int
     sequence: int
+    beyond: tuple[tuple[int, int], ...] = ()
 
 
 class AssignmentView(NamedTuple):
@@ -53,7 +57,10 @@ class AssignmentView(NamedTuple):
 class Assignment:
     """A monitor: every method takes the one lock, none does I/O. Called by the polling thread and by the commit thread."""
 
-    def __init__(self, topic: str, partition: int, committed: int | None = None) -> None:
+    def __init__(
+        self, topic: str, partition: int, committed: int | None = None, finished_before: Sequence[tuple[int, int]] = ()
+    ) -> None:
+        """``finished_before``: ranges of offsets beyond ``committed`` that were finished under an earlier assignment."""
         self.topic = topic
         self.partition = partition
         self._lock = threading.Lock()
@@ -75,6 +82,12 @@ class Assignment:
         self._committed = committed  # acknowledged by Kafka
         self._settled = committed  # acknowledged, or let go in dev mode
         self._committed_below = 0  # the sequence number that goes with _committed
+        self._settled_beyond = tuple(finished_before)
+        # Finished under an earlier assignment, not delivered again yet: skipped when they come. Sorted ranges of offsets.
+        self._skips: deque[tuple[int, int]] = deque(finished_before)
+        # Batches whose backup isn't known to be on disk: (sequence number after the batch, its ticket). Strict backups only.
+        self._tickets: deque[tuple[int, int]] = deque()
+        self._backed_up_below = 0
         # When batches were polled: (sequence number after the batch, monotonic seconds), oldest first.
         self._polled_at: deque[tuple[int, float]] = deque()
 
@@ -83,7 +96,7 @@ class Assignment:
         """Return an assignment for offsets fed by hand: contiguous from ``start`` on, without an end."""
         assignment = cls(topic, partition)
         assignment._runs.append([0, start, ENDLESS])
-        assignment._delivered = ENDLESS
+        assignment._delivered = assignment._backed_up_below = ENDLESS
         return assignment
 
     @property
@@ -112,6 +125,11 @@ class Assignment:
             count = len(offsets)
             if self._start is None:
                 self._start = start
+                if self._committed is not None and start < self._committed:
+                    # Another log, or the same one read again on purpose: what was committed says nothing about it.
+                    self._skips.clear()
+                    self._settled = None
+                    self._settled_beyond = ()
             if offsets[-1] - start == count - 1:
                 self._append_run(first, start, count)
             else:
@@ -122,6 +140,36 @@ class Assignment:
             self._timestamp = timestamp
             self._polled_at.append((self._delivered, at))
             return first
+
+    def backed_up(self, ticket: int) -> None:
+        """All that was delivered so far is in the backup's queue; it is on disk when that many rows of the queue are."""
+        with self._lock:
+            self._tickets.append((self._delivered, ticket))
+
+    @property
+    def skips(self) -> bool:
+        """Whether messages finished under an earlier assignment may still come. The polling thread alone asks, and changes it."""
+        return bool(self._skips)
+
+    def skip(self, offsets: Sequence[int], first: int) -> list[int]:
+        """Take those of the messages just delivered that were finished before as finished; return the indices of the others.
+
+        ``first`` is the sequence number of the first one.
+        """
+        with self._lock:
+            todo = []
+            for index, offset in enumerate(offsets):
+                while self._skips and self._skips[0][1] <= offset:
+                    self._skips.popleft()
+                if self._skips and self._skips[0][0] <= offset:
+                    self._add(first + index, first + index + 1)
+                else:
+                    todo.append(index)
+            while self._skips and self._skips[0][0] < next_offset(offsets[-1]):
+                end = self._skips.popleft()[1]
+                if end > next_offset(offsets[-1]):
+                    self._skips.appendleft((next_offset(offsets[-1]), end))
+            return todo
 
     def _append_run(self, sequence: int, offset: int, count: int) -> None:
         if self._runs:
@@ -207,12 +255,17 @@ class Assignment:
                 return start + sequence - first
         raise KeyError(sequence)
 
-    def commit_point(self) -> CommitPoint | None:
-        """Return what can be committed beyond what already was, or None. Runs that it passes are forgotten."""
+    def commit_point(self, durable: int | None = None, *, beyond: bool = True) -> CommitPoint | None:
+        """Return what can be committed beyond what already was, or None. Runs that it passes are forgotten.
+
+        ``durable`` is the ticket up to which the backup is on disk, when commits wait for it; ``beyond`` whether to say what is
+        finished beyond the first gap.
+        """
         with self._lock:
             if self._closed:
                 return None
-            sequence = self._done_below
+            limit = self._delivered if durable is None else self._durable_below(durable)
+            sequence = min(self._done_below, limit)
             while self._runs and self._runs[0][0] < sequence:
                 first, start, count = self._runs[0]
                 passed = min(count, sequence - first)
@@ -221,16 +274,47 @@ class Assignment:
                     self._runs[0] = [first + passed, start + passed, count - passed]
                     break
                 self._runs.popleft()
+            ranges = self._beyond(limit) if beyond else ()
             if sequence == self._delivered and self._position is not None:
                 offset = self._position  # past the markers at the end, too
             elif self._last_done is not None:
                 offset = next_offset(self._last_done)
+            elif ranges and self._start is not None:
+                offset = self._start if self._settled is None else self._settled  # nothing below the gap, but something beyond
             else:
                 return None
-            # An untouched partition at offset 0 has nothing worth a commit.
-            if offset == 0 or (self._settled is not None and offset <= self._settled):
+            if self._settled is not None and offset < self._settled:
                 return None
-            return CommitPoint(self, offset, sequence)
+            moved = offset not in (0, self._settled)  # an untouched partition at offset 0 has nothing worth a commit
+            if not moved and (not beyond or ranges == self._settled_beyond):
+                return None
+            return CommitPoint(self, offset, sequence, ranges)
+
+    def _durable_below(self, durable: int) -> int:
+        while self._tickets and self._tickets[0][1] <= durable:
+            self._backed_up_below = self._tickets.popleft()[0]
+        return self._backed_up_below
+
+    def _beyond(self, limit: int) -> tuple[tuple[int, int], ...]:
+        """Return what is finished beyond the first gap as ranges of offsets; holes between finished messages belong to them."""
+        found: list[tuple[int, int]] = []
+        runs = iter(self._runs)
+        first, offset, count = 0, 0, 0
+        for start, end in zip(self._starts, self._ends, strict=True):
+            end = min(end, limit)  # noqa: PLW2901 - what isn't backed up doesn't count
+            if start >= end:
+                break
+            while first + count <= start:
+                first, offset, count = next(runs)
+            low = offset + start - first
+            while first + count < end:
+                first, offset, count = next(runs)
+            found.append((low, next_offset(offset + end - 1 - first)))
+        for low, high in self._skips:
+            if found and found[-1][1] == low:
+                low = found.pop()[0]  # noqa: PLW2901 - one range with the one it touches
+            found.append((low, high))
+        return tuple(found)
 
     def settled(self, point: CommitPoint, *, committed: bool) -> tuple[int, list[float]]:
         """Take note that ``point`` was committed (or let go, in dev mode).
@@ -244,6 +328,7 @@ class Assignment:
                 messages = max(0, point.sequence - self._committed_below)
                 self._committed_below += messages
             self._settled = point.offset
+            self._settled_beyond = point.beyond
             polled = []
             while self._polled_at and self._polled_at[0][0] <= point.sequence:
                 polled.append(self._polled_at.popleft()[1])
@@ -253,6 +338,15 @@ class Assignment:
         """Dev mode ended: what it let go of is to be committed."""
         with self._lock:
             self._settled = self._committed
+            self._settled_beyond = ()
+
+    @property
+    def held_back(self) -> int:
+        """Offsets from the first unfinished message to the last finished one: what a message that doesn't end holds back."""
+        with self._lock:
+            if not self._starts:
+                return 0
+            return self._offset_of(self._ends[-1] - 1) - self._offset_of(self._done_below)
 
     def unfinished_before(self, offset: int) -> bool:
         """Whether a message below ``offset`` was delivered and isn't finished."""

@@ -94,12 +94,16 @@ class BatchQueue(Pipe):
     def get_many(self, timeout: float) -> list[Any]:
         """Return all items; wait for the first one up to ``timeout`` seconds, or until no more will come."""
         with self.mutex:
-            if not self.queue and not self._ended():
+            if not self.queue and not self._ended() and not self._urgent():
                 self.not_empty.wait(timeout)
             items = list(self.queue)
             self.queue.clear()
             self.not_full.notify_all()
             return items
+
+    def _urgent(self) -> bool:
+        """Whether the reader is wanted although nothing has come. With the mutex held."""
+        return False
 
     def wait_for_room(self, timeout: float) -> int:
         """Return how many items fit; wait up to ``timeout`` seconds while it is full."""
@@ -110,28 +114,55 @@ class BatchQueue(Pipe):
 
 
 class BackupQueue(BatchQueue):
-    """Messages on their way to the backup file; bounded by bytes, too, which count until they are written."""
+    """Messages on their way to the backup file; bounded by bytes, too, which count until they are written.
+
+    It also knows how far the file has got, for those who must not go ahead of it: of ``put_total`` messages, in the order in
+    which they were put, the first ``durable`` are on disk. Both only grow; reads need no lock.
+    """
 
     def __init__(self, running: RunningFlag, maxsize: int, max_bytes: int) -> None:
         self.bytes = 0  # of values; written under the mutex, read without: a stale figure does no harm
+        self.put_total = 0  # written under the mutex, by the polling thread
+        self.durable = 0  # written under the mutex, by the writer
+        self._wanted = 0  # somebody waits until so many are durable; written under the mutex
+        self._given_up = False  # under the mutex: the file is lost, ``durable`` stays as it is
         self._max_bytes = max_bytes
         super().__init__(running, maxsize)
+        self._synced = threading.Condition(self.mutex)
 
     def _put(self, item: Any) -> None:
         self.bytes += value_size(item)
+        self.put_total += 1
         self.queue.append(item)
 
     def put_many_nowait(self, items: Sequence[Any]) -> int:
         """Put as many as fit, in order; return how many."""
+        size = total_size(items)
         with self.mutex:
+            room = max(0, self.maxsize - len(self.queue))
+            if len(items) <= room and self.bytes + size < self._max_bytes:
+                self.queue.extend(items)
+                self.bytes += size
+                self.put_total += len(items)
+                self.not_empty.notify()
+                return len(items)
             fitting = 0
-            for item in items[: max(0, self.maxsize - len(self.queue))]:
+            for item in items[:room]:
                 if self.bytes >= self._max_bytes:
                     break
                 self._put(item)
                 fitting += 1
             self.not_empty.notify()
             return fitting
+
+    def put_all(self, items: Sequence[Any]) -> None:
+        """Put all, room or not: for a strict backup, whose polling thread asks for room before it polls."""
+        size = total_size(items)
+        with self.mutex:
+            self.queue.extend(items)
+            self.bytes += size
+            self.put_total += len(items)
+            self.not_empty.notify()
 
     def wait_for_room(self, timeout: float) -> int:
         """Return how many items fit by their number, 0 while the bytes are used up; wait up to ``timeout`` seconds while full."""
@@ -142,9 +173,45 @@ class BackupQueue(BatchQueue):
 
     def written(self, items: Sequence[Any]) -> None:
         """Take note that these are in the file. Called by the backup writer alone."""
+        size = total_size(items)
         with self.mutex:
-            self.bytes -= sum(map(value_size, items))
+            self.bytes -= size
             self.not_full.notify_all()
+
+    def synced(self, count: int) -> None:
+        """Take note that the first ``count`` messages ever put are on disk. Called by the backup writer alone."""
+        with self.mutex:
+            self.durable = count
+            self._wanted = 0  # who still waits asks again
+            self._synced.notify_all()
+
+    def give_up(self) -> None:
+        """Take note that the file is lost: nobody need wait for it. Called by the backup writer alone."""
+        with self.mutex:
+            self._given_up = True
+            self._synced.notify_all()
+
+    def flush(self, timeout: float) -> bool:
+        """Ask the writer to write and sync now; wait up to ``timeout`` seconds; True when all that was put so far is on disk.
+
+        False at once when the file has failed.
+        """
+        deadline = time.monotonic() + timeout
+        with self.mutex:
+            wanted = self.put_total
+            while self.durable < wanted and not self._given_up and (left := deadline - time.monotonic()) > 0:
+                self._wanted = wanted
+                self.not_empty.notify_all()
+                self._synced.wait(left)
+            return self.durable >= wanted
+
+    @property
+    def flush_wanted(self) -> bool:
+        """Whether somebody waits for what isn't on disk yet. Read without the lock by the writer, which looks again soon."""
+        return self._wanted > self.durable
+
+    def _urgent(self) -> bool:
+        return self.flush_wanted and not self._given_up
 
 
 class DeadLetterQueue(BatchQueue):
@@ -272,6 +339,14 @@ def value_size(item: Any) -> int:
     """Return the bytes of the value of a dead letter or of a message; 0 for one that can't be read: its worker finds out."""
     try:
         value = item.value if isinstance(item, DeadLetter) else item.value()
+        return len(value) if value is not None else 0
     except Exception:  # noqa: BLE001 - whatever a message made by hand raises: a figure isn't worth the thread that asks
         return 0
-    return len(value) if value is not None else 0
+
+
+def total_size(items: Sequence[Any]) -> int:
+    """Return the sum of ``value_size`` over messages."""
+    try:
+        return sum(map(len, filter(None, [item.value() for item in items])))
+    except Exception:  # noqa: BLE001 - one of them is out of the ordinary
+        return sum(map(value_size, items))

@@ -20,6 +20,7 @@ REQUIRED = object()
 """The default of an option that has none."""
 
 MIB = 1024 * 1024
+MAX_HOURS = 1_000_000  # a century: what dates can be compared with
 SECRET = "[hidden]"  # noqa: S105 - the mask, not a secret
 
 Check = Callable[[Any], str | None]
@@ -71,6 +72,19 @@ def seconds(*, zero: bool = False) -> Check:
 
     def check(value: Any) -> str | None:
         return None if is_number(value) and (value > 0 or (zero and value == 0)) else accepted
+
+    return check
+
+
+def _hours(value: Any) -> str | None:
+    return None if is_number(value) and 0 < value <= MAX_HOURS else f"a number of hours above 0, at the most {MAX_HOURS:,}"
+
+
+def ratio() -> Check:
+    """Accept a number above 0, up to 1."""
+
+    def check(value: Any) -> str | None:
+        return None if is_number(value) and 0 < value <= 1 else "a number above 0, up to 1"
 
     return check
 
@@ -189,10 +203,26 @@ OPTIONS: Mapping[str, Option] = {
     "retry_backoff_seconds": Option(1.0, seconds(zero=True), "Seconds before the second attempt; doubled for each further one."),
     "retry_backoff_max_seconds": Option(60.0, seconds(zero=True), "The longest pause between two attempts, in seconds."),
     "fatal_exceptions": Option((), _exceptions, "Exception classes that are never retried."),
-    "executor": Option("thread", one_of("thread", "process"), "Where the function runs."),
+    "executor": Option("thread", one_of("thread", "process", "asyncio"), "Where the function runs; async def: on an event loop."),
     "backup_mode": Option("best-effort", one_of("best-effort", "strict", "off"), "What becomes of the backup under pressure."),
+    "backup_retention_hours": Option(
+        None, optional(_hours), "Hours after which closed backup files are deleted, None for never; dead letters never are."
+    ),
+    "backup_compress": Option(False, _boolean, "Compress the backup files of closed hours with gzip."),
     "commit_metadata": Option(True, _boolean, "Record what is finished beyond a gap in the commit's metadata."),
+    "max_uncommitted_span": Option(
+        20_000, integer(1), "Offsets that may be finished after an unfinished message before polling of its partition pauses."
+    ),
+    "on_offset_out_of_range": Option(
+        "fail", one_of("fail", "earliest", "latest"), "What to do when messages were deleted from the topic before they were read."
+    ),
+    "max_failure_ratio": Option(
+        None, optional(ratio()), "Failed share of the last 200 messages or more at which polling pauses until it is resumed."
+    ),
     "shutdown_warning_seconds": Option(30.0, seconds(), "Seconds of draining after which the busy workers are named."),
+    "shutdown_drain_seconds": Option(
+        None, optional(seconds()), "Seconds of draining after which busy workers are given up, uncommitted; None: never."
+    ),
     "shutdown_timeout_seconds": Option(30.0, seconds(), "Seconds that the final commit may take."),
     "kafka_options": Option({}, _kafka_options, "Any option of librdkafka, passed through; values are never shown."),
 }
@@ -270,8 +300,14 @@ class KafkaConsumerConfig:
     fatal_exceptions: tuple[type[Exception], ...]
     executor: str
     backup_mode: str
+    backup_retention_hours: float | None
+    backup_compress: bool
     commit_metadata: bool
+    max_uncommitted_span: int
+    on_offset_out_of_range: str
+    max_failure_ratio: float | None
     shutdown_warning_seconds: float
+    shutdown_drain_seconds: float | None
     shutdown_timeout_seconds: float
     kafka_options: dict[str, Any]
 
@@ -311,7 +347,18 @@ class KafkaConsumerConfig:
                 problems.append(f"{name}: expected {accepted}, got {_show(name, value)}")
         if not problems and self.backup_mode != "off" and _same_file(self.backup_path, self.dlq_path):
             problems.append(f"dlq_path: expected another file than backup_path, got {_show('dlq_path', self.dlq_path)} for both")
+        if not problems and self.executor != "thread":
+            problems += self._executor_problems()
         return problems
+
+    def _executor_problems(self) -> list[str]:
+        target = self.processor_callable
+        coroutine = _is_coroutine(resolve_processor(target) if isinstance(target, str) else target)
+        if self.executor == "asyncio" and not coroutine:
+            return ["executor: expected 'thread' or 'process' for a plain function, got 'asyncio': it takes an 'async def' one"]
+        if self.executor == "process" and coroutine:
+            return ["executor: expected 'asyncio' for an 'async def' function (it runs on an event loop), got 'process'"]
+        return []
 
     def _normalise(self) -> None:
         if isinstance(self.processor_callable, str):
@@ -338,8 +385,7 @@ class KafkaConsumerConfig:
     @property
     def is_coroutine(self) -> bool:
         """Whether calling the processor returns a coroutine."""
-        target = self.processor_callable
-        return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(getattr(target, "__call__", None))  # noqa: B004
+        return _is_coroutine(self.processor_callable)
 
     def __repr__(self) -> str:
         """Every option; the values of kafka_options are hidden."""
@@ -350,6 +396,10 @@ class KafkaConsumerConfig:
                 value = dict.fromkeys(value, SECRET)
             shown.append(f"{name}={value!r}")
         return f"KafkaConsumerConfig({', '.join(shown)})"
+
+
+def _is_coroutine(target: Any) -> bool:
+    return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(getattr(target, "__call__", None))  # noqa: B004
 
 
 def _same_file(one: str, other: str) -> bool:

@@ -40,3 +40,14 @@ class ClientClosedError(KafkaConsumerError, RuntimeError):
 
 class RequestTimeoutError(KafkaConsumerError, TimeoutError):
     """The thread that owns the Kafka client, or the broker behind it, didn't answer a request in time."""
+
+
+class CommitMetadataError(KafkaConsumerError, ValueError):
+    """The metadata of a commit can't be used; what it would have said is processed again, and a warning logged."""
+
+
+class WorkerProcessDiedError(KafkaConsumerError, RuntimeError):
+    """A worker process died while it had a message in work; recorded in the dead-letter file, never raised to a caller.
+
+    It counts as a failed attempt, and may be named in ``fatal_exceptions``.
+    """

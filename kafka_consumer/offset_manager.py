@@ -12,18 +12,21 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from kafka_consumer.assignment import Assignment, CommitPoint
 from kafka_consumer.chunk import Completion
 from kafka_consumer.client import Client
+from kafka_consumer.commit_metadata import encode
 from kafka_consumer.errors import RequestTimeoutError
 from kafka_consumer.ports import Committable
 from kafka_consumer.shared_state import SharedState
 from kafka_consumer.stats import LatencySamples
+from kafka_consumer.types import TopicPartitionKey
 
 TICK_SECONDS = 0.05  # how often results are taken in, at the least
 DLQ_WAIT_SECONDS = 0.1  # how long a commit waits for dead letters to reach the disk
+BACKUP_WAIT_SECONDS = 1.0  # how long a commit waits for a strict backup to reach the disk
 FINAL_PAUSE_SECONDS = 0.2  # between attempts of the last commit
 HAND_FED_FINAL_SECONDS = 1.0
 
@@ -65,6 +68,11 @@ class Committer:
         self._by_hand: dict[int, Assignment] = {}  # partition -> assignment never announced
         self._waiting_for_disk: list[tuple[Assignment, int]] = []  # failed messages: (assignment, sequence)
         self.poll_to_commit = LatencySamples()  # written by the thread that commits
+        self._with_metadata = config.commit_metadata
+        self._strict = config.backup_mode == "strict"
+        # Partitions in which a message that doesn't end holds back too much: the polling thread, which reads this, pauses them.
+        # Replaced, never changed, by the thread that collects.
+        self.held_back: frozenset[TopicPartitionKey] = frozenset()
         self.committing = False  # a commit is under way; read by tests and the snapshot
         self.clean = True  # False once the last commit failed: finished work stays uncommitted
 
@@ -93,6 +101,26 @@ class Committer:
                 else:
                     self._take_by_hand(*item)
             self._recheck_disk()
+            self._look_for_held_back()
+
+    def _look_for_held_back(self) -> None:
+        """Bound what a message that doesn't end holds back: polling goes on when half of it is free again."""
+        limit = self._shared_state.config.max_uncommitted_span
+        before, held = self.held_back, set()
+        for assignment in self._assignments:
+            key = (assignment.topic, assignment.partition)
+            if not assignment.closed and assignment.held_back > (limit // 2 if key in before else limit):
+                held.add(key)
+        if held == before:
+            return
+        for topic, partition in sorted(held - before):
+            self._log.warning(
+                "%s-%d: polling is paused: a message isn't finished, and more than max_uncommitted_span=%d offsets after it wait "
+                "for their commit", topic, partition, limit,
+            )  # fmt: skip
+        for topic, partition in sorted(before - held):
+            self._log.info("%s-%d: polling goes on", topic, partition)
+        self.held_back = frozenset(held)
 
     def _announce(self, by_hand: list[tuple[int, int, str]]) -> None:
         """The lowest offset in the first drain of a partition that was never announced is where it starts."""
@@ -153,11 +181,16 @@ class Committer:
         if self._waiting_for_disk:
             self._letters.flush(DLQ_WAIT_SECONDS)
             self.collect()
+        queue = self._shared_state.backup_csv_queue
+        if self._strict and queue.durable < queue.put_total:
+            queue.flush(BACKUP_WAIT_SECONDS)
+        durable = queue.durable if self._strict else None
+        beyond = self._with_metadata
         with self._lock:
             candidates = list(self._assignments if only is None else only)
             for assignment in [a for a in self._assignments if a.closed]:
                 del self._assignments[assignment]
-        points = [point for assignment in candidates if (point := assignment.commit_point()) is not None]
+        points = [point for assignment in candidates if (point := assignment.commit_point(durable, beyond=beyond)) is not None]
         if not points:
             return True
         if self._shared_state.dev_mode.is_set():
@@ -171,11 +204,13 @@ class Committer:
         self._log.info("dev mode: not committed: %s", _show(points))
 
     def _commit(self, points: list[CommitPoint]) -> bool:
-        offsets = [TopicPartition(p.assignment.topic, p.assignment.partition, p.offset) for p in points]
+        offsets = [self._with_beyond(point) for point in points]
         self.committing = True
         try:
             answer = self._hand_over(points, offsets)
         except Exception as error:  # noqa: BLE001 - whatever the client raises: the loop goes on and tries again
+            if isinstance(error, KafkaException) and error.args:
+                self._shorten(error.args[0])
             self._counters.commit_failures += 1
             self._log.error("commit failed, will be tried again: %s (%s)", _reason(error), _show(points))
             return False
@@ -189,13 +224,30 @@ class Committer:
             if reason is not None:
                 good = False
                 self._counters.commit_failures += 1
-                self._log.error("commit of %s failed, will be tried again: %s", _show([point]), reason)
+                self._shorten(reason)
+                self._log.error("commit of %s failed, will be tried again: %s", _show([point]), reason.str())
                 continue
             messages, polled = point.assignment.settled(point, committed=True)
             self._counters.committed += messages
             for polled_at in polled:
                 self.poll_to_commit.add(at - polled_at)
         return good
+
+    def _with_beyond(self, point: CommitPoint) -> TopicPartition:
+        topic, partition, offset = point.assignment.topic, point.assignment.partition, point.offset
+        if self._with_metadata and point.beyond:
+            return TopicPartition(topic, partition, offset, encode(offset, point.beyond))
+        return TopicPartition(topic, partition, offset)
+
+    def _shorten(self, error: Any) -> None:
+        """A broker may be set to take less metadata (offset.metadata.max.bytes): then commits go without it."""
+        code = getattr(error, "code", None)
+        if self._with_metadata and callable(code) and code() == KafkaError.OFFSET_METADATA_TOO_LARGE:
+            self._with_metadata = False
+            self._log.warning(
+                "the brokers don't take the metadata of our commits: from here on what is finished beyond a gap is repeated "
+                "after a crash (raise offset.metadata.max.bytes to 4096)"
+            )
 
     def _hand_over(self, points: list[CommitPoint], offsets: list[TopicPartition]) -> Any:
         if not isinstance(self._consumer, Client):
@@ -234,11 +286,11 @@ def commit_loop(shared_state: SharedState, consumer: Committable) -> None:
     Committer(shared_state, consumer, final_seconds=HAND_FED_FINAL_SECONDS).run()
 
 
-def _refused(answer: Any) -> dict[tuple[str, int], str]:
+def _refused(answer: Any) -> dict[TopicPartitionKey, KafkaError]:
     """Return the partitions whose own commit failed, with the reason. A consumer that answers nothing has committed all."""
     if not isinstance(answer, list):
         return {}
-    return {(tp.topic, tp.partition): tp.error.str() for tp in answer if getattr(tp, "error", None) is not None}
+    return {(tp.topic, tp.partition): tp.error for tp in answer if getattr(tp, "error", None) is not None}
 
 
 def _reason(error: Exception) -> str:

@@ -16,6 +16,7 @@ from confluent_kafka import KafkaException, TopicPartition
 from kafka_consumer.chunk import Chunk, Completion
 from kafka_consumer.dead_letter import timestamp_of
 from kafka_consumer.errors import LostPartitionError
+from kafka_consumer.failure_breaker import FailureBreaker
 from kafka_consumer.intake import check_values, runs_of
 from kafka_consumer.poll_errors import PollErrors
 from kafka_consumer.rebalance import Commits, Partitions
@@ -54,12 +55,15 @@ class Poller:
         self._shared_state = shared_state
         self._config = config
         self._consumer = consumer
+        self._commits = commits
         self._serve = serve
         self._queue = shared_state.processing_queue
         self._counters = shared_state.counters
         self.partitions = Partitions(shared_state, commits, serve)
         self.targets = StopTargets(config.stop_at_offset, config.topic)
         self.errors = PollErrors(shared_state, consumer, self.partitions)
+        self.breaker = FailureBreaker(shared_state)
+        self._strict = config.backup_mode == "strict"
         self._bulk = callable(getattr(consumer, "consume", None))
         self._poll_seconds = min(POLL_SECONDS, config.commit_interval_seconds)
         self._held: list[MessageLike] = []  # came although the partitions were paused
@@ -90,6 +94,8 @@ class Poller:
     def step(self) -> None:
         """Poll once, or wait once."""
         self._serve()
+        if self.breaker.look():
+            self.operator_paused = None
         room = self._room()
         self._apply_pauses()
         if room <= 0 or not self._shared_state.running.is_set():
@@ -122,19 +128,26 @@ class Poller:
 
     def _room(self) -> int:
         """Return how many messages may be polled now; waits a moment when none may, and pauses when that lasts."""
-        room = self._queue.room()
+        room = self._free()
         if self._pressed and room < self._config.queue_size // 2:
             room = 0  # hysteresis: a pause throws prefetched messages away, so it must be worth it
-        if self._letters_full():
-            room = 0
-        if room <= 0:
-            room = 0 if self._pressed or self._letters_full() else self._queue.wait_for_room(ROOM_SECONDS)
+        if room <= 0 and not self._pressed and not self._letters_full():
+            room = self._free(ROOM_SECONDS)
         if room <= 0:
             self._stay_alive()
             return 0
         self._full_since = None
         self._pressed = False
         return self._within_rate(self._with_backup(room))
+
+    def _free(self, wait: float = 0) -> int:
+        """Return how many messages fit; waits up to so many seconds while none do, but not for the dead letters."""
+        if self._letters_full():
+            return 0
+        room = self._queue.wait_for_room(wait) if wait else self._queue.room()
+        if self._strict and room > 0:
+            room = min(room, self._shared_state.backup_csv_queue.wait_for_room(wait))
+        return room
 
     def _letters_full(self) -> bool:
         letters = self._shared_state.dlq_queue
@@ -165,7 +178,7 @@ class Poller:
 
     def _with_backup(self, room: int) -> int:
         """Give the backup time to catch up: its rows are skipped only when it is really stuck, and then without a wait."""
-        if self._config.backup_mode == "off":
+        if self._strict or self._config.backup_mode == "off":
             return room
         now = time.monotonic()
         stuck = self._backup_full_since is not None and now - self._backup_full_since >= BACKUP_WAIT_SECONDS
@@ -202,6 +215,7 @@ class Poller:
     def resume(self, keys: set[TopicPartitionKey] | None) -> None:
         """Resume partitions (None: all) for the operator; in this thread, through ``serve``. Errors: ``LostPartitionError``."""
         self._ours(keys)
+        self.breaker.reset()
         if keys is None:
             self.operator_paused = frozenset()
             return
@@ -221,7 +235,8 @@ class Poller:
         ours = set(self.partitions.open)
         if self._pressed or self._lingering or self.operator_paused is None:
             return ours
-        return ours & (self.operator_paused | self.targets.reached)
+        held_back = frozenset() if self._commits is None else self._commits.held_back
+        return ours & (self.operator_paused | self.targets.reached | held_back)
 
     def _apply_pauses(self) -> None:
         """Tell the consumer what changed.
@@ -308,10 +323,11 @@ class Poller:
             if chunk is not None:
                 chunks.append(chunk)
         for chunk in chunks:
-            self._back_up(chunk.messages)
+            self._back_up(chunk)
             self._counters.polled += len(chunk)
         if self.rate_limit is not None:
             self._allowance -= sum(map(len, chunks))
+        chunks = [chunk for chunk in map(self._without_finished, chunks) if chunk is not None]
         good = [checked for chunk in chunks if (checked := check_values(chunk, self._shared_state)) is not None]
         if good:
             self._queue.put_chunks(good)
@@ -341,10 +357,32 @@ class Poller:
         first = assignment.delivered(offsets, at, timestamp_of(run[-1]))
         return Chunk(run, assignment, range(first, first + len(run)))
 
-    def _back_up(self, run: list[MessageLike]) -> None:
+    def _without_finished(self, chunk: Chunk) -> Chunk | None:
+        """Leave out what was finished under an earlier assignment, beyond what was committed then; None when that is all."""
+        assignment, sequences = chunk.assignment, chunk.sequences
+        if assignment is None or sequences is None or not assignment.skips:
+            return chunk
+        todo = assignment.skip([message.offset() for message in chunk.messages], sequences[0])
+        if len(todo) == len(chunk):
+            return chunk
+        self._counters.skipped += len(chunk) - len(todo)
+        self._tell_commits(assignment)
+        return Chunk([chunk.messages[i] for i in todo], assignment, [sequences[i] for i in todo]) if todo else None
+
+    def _tell_commits(self, assignment: Assignment) -> None:
+        """Nothing is finished by this; but the commit loop gets to know a partition in which nothing else may ever be."""
+        self._shared_state.processed_queue.add(Completion(assignment, range(0), failed=False))
+
+    def _back_up(self, chunk: Chunk) -> None:
         if self._config.backup_mode == "off":
             return
-        skipped = len(run) - self._shared_state.backup_csv_queue.put_many_nowait(run)
+        queue = self._shared_state.backup_csv_queue
+        if self._strict:
+            queue.put_all(chunk.messages)  # there was room when they were polled, or almost
+            assert chunk.assignment is not None  # noqa: S101 - for the type checker: _deliver set it
+            chunk.assignment.backed_up(queue.put_total)
+            return
+        skipped = len(chunk) - queue.put_many_nowait(chunk.messages)
         if not skipped:
             return
         self._counters.backup_skipped += skipped
@@ -362,7 +400,7 @@ class Poller:
             if error is None:
                 continue
             if not self.errors.is_end(error):
-                self.errors.came(error)
+                self.errors.came(error, message)
                 continue
             key = (message.topic(), message.partition())
             end = message.offset()
@@ -372,8 +410,7 @@ class Poller:
                     assignment.reached_end(self.targets.up_to(key, end))
                 self.watermarks = {**self.watermarks, key: max(end, self.watermarks.get(key, 0))}
                 self.targets.at_end(key, end)
-                # Nothing is finished by this; but the commit loop gets to know a partition in which nothing may ever be.
-                self._shared_state.processed_queue.add(Completion(assignment, range(0), failed=False))
+                self._tell_commits(assignment)
                 self._stop_at_targets()
 
     def _stop_at_targets(self) -> None:

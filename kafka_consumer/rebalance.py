@@ -13,6 +13,8 @@ from typing import Any, Protocol, TypeAlias
 from confluent_kafka import KafkaException, TopicPartition
 
 from kafka_consumer.assignment import Assignment
+from kafka_consumer.commit_metadata import Ranges, decode
+from kafka_consumer.errors import CommitMetadataError
 from kafka_consumer.shared_state import SharedState
 from kafka_consumer.types import TopicPartitionKey
 
@@ -26,6 +28,8 @@ Reaction: TypeAlias = Callable[[Any, list[TopicPartition]], None]
 
 class Commits(Protocol):
     """What a revocation needs of the commit thread."""
+
+    held_back: frozenset[TopicPartitionKey]
 
     def collect(self) -> None: ...
     def commit_now(self, only: Iterable[Assignment] | None = None) -> bool: ...
@@ -60,8 +64,8 @@ class Partitions:
         self.open[key].close()
         return self._open(key, None)
 
-    def _open(self, key: TopicPartitionKey, committed: int | None) -> Assignment:
-        assignment = Assignment(*key, committed=committed)
+    def _open(self, key: TopicPartitionKey, committed: int | None, finished: Ranges = ()) -> Assignment:
+        assignment = Assignment(*key, committed=committed, finished_before=finished)
         self.open = {**self.open, key: assignment}
         return assignment
 
@@ -92,15 +96,50 @@ class Partitions:
         # A topic that doesn't exist is assigned, too: without a partition.
         self.ever_assigned = self.ever_assigned or bool(partitions)
         committed = self._committed(consumer, partitions)
+        finished = self._finished_before(consumer, committed)
         for tp in partitions:
             key = (tp.topic, tp.partition)
             old = self.open.get(key)
             if old is not None:
                 self._give_up([old])
-            self._open(key, committed.get(key))
+            found = committed.get(key)
+            self._open(key, None if found is None else found.offset, finished.get(key, ()))
         self._shared_state.logger.info("assigned: %s", _show(partitions))
 
-    def _committed(self, consumer: Any, partitions: list[TopicPartition]) -> dict[TopicPartitionKey, int]:
+    def _finished_before(
+        self, consumer: Any, committed: dict[TopicPartitionKey, TopicPartition]
+    ) -> dict[TopicPartitionKey, Ranges]:
+        """Return what earlier commits say is finished beyond them; what can't be trusted is left out, and processed again."""
+        found: dict[TopicPartitionKey, Ranges] = {}
+        if not self._shared_state.config.commit_metadata:
+            return found
+        deadline = time.monotonic() + COMMITTED_SECONDS
+        for key, tp in committed.items():
+            metadata = getattr(tp, "metadata", None)
+            if not metadata:
+                continue
+            try:
+                ranges = decode(metadata, tp.offset)
+                self._check_within_log(consumer, tp, ranges[-1][1], max(0.1, deadline - time.monotonic()))
+            except (CommitMetadataError, KafkaException) as error:
+                self._shared_state.logger.warning(
+                    "%s-%d: the metadata of the commit at %d isn't used, what it may tell of is processed again: %s",
+                    *key, tp.offset, error,
+                )  # fmt: skip
+                continue
+            found[key] = ranges
+            count = sum(end - start for start, end in ranges)
+            self._shared_state.logger.info("%s-%d: %d offsets beyond %d were finished before: skipped", *key, count, tp.offset)
+        return found
+
+    @staticmethod
+    def _check_within_log(consumer: Any, tp: TopicPartition, end: int, timeout: float) -> None:
+        """A log that ends earlier is another one: its topic was deleted and made again."""
+        _, high = consumer.get_watermark_offsets(TopicPartition(tp.topic, tp.partition), timeout=timeout)
+        if end > high:
+            raise CommitMetadataError(f"it speaks of offsets up to {end}, the log ends at {high}")
+
+    def _committed(self, consumer: Any, partitions: list[TopicPartition]) -> dict[TopicPartitionKey, TopicPartition]:
         if not partitions:
             return {}
         try:
@@ -108,7 +147,7 @@ class Partitions:
         except KafkaException as error:
             self._shared_state.logger.warning("the group's committed offsets couldn't be read: %s", error)
             return {}
-        return {(tp.topic, tp.partition): tp.offset for tp in answer if tp.error is None and tp.offset >= 0}
+        return {(tp.topic, tp.partition): tp for tp in answer if tp.error is None and tp.offset >= 0}
 
     def _revoked(self, _consumer: Any, partitions: list[TopicPartition]) -> None:
         leaving = self._ours(partitions)
@@ -120,6 +159,8 @@ class Partitions:
                 self._serve()
                 self._shared_state.dlq_queue.flush(0)
                 self._commits.collect()
+                for assignment in leaving:  # what fails now isn't tried again here
+                    dropped[assignment] += self._queue.drop(assignment)
                 busy = sum(max(0, assignment.unfinished - count) for assignment, count in dropped.items())
                 if not busy or self.drained or time.monotonic() >= deadline:
                     break

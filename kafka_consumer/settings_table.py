@@ -133,14 +133,18 @@ _NAMES = {
     "stop_at_offset": "stop-at", "fatal_exceptions": "fatal-exception", "kafka_options": "kafka",
 }
 
-_READERS: Mapping[str, Callable[[str], Any]] = {"processing_timeout": _optional_number, "log_level": _level}
+_READERS: Mapping[str, Callable[[str], Any]] = {
+    "processing_timeout": _optional_number, "backup_retention_hours": _optional_number, "log_level": _level,
+    "shutdown_drain_seconds": _optional_number, "max_failure_ratio": _optional_number,
+}
 
 _METAVARS = {
     "bootstrap_servers": "HOST:PORT[,…]", "processor_callable": "MODULE:CALLABLE", "log_level": "LEVEL",
     "stop_at_offset": "TOPIC:PARTITION:OFFSET", "processing_timeout": "SECONDS", "backup_path": "FILE", "dlq_path": "FILE",
     "max_message_size": "BYTES", "max_inflight_bytes": "BYTES", "value_encoding": "utf-8|binary",
-    "ordering": "unordered|key|partition", "executor": "thread|process", "backup_mode": "best-effort|strict|off",
+    "backup_retention_hours": "HOURS", "ordering": "unordered|key|partition", "executor": "thread|process|asyncio", "backup_mode": "best-effort|strict|off",
     "fatal_exceptions": "EXCEPTION", "kafka_options": "KEY=VALUE", "topic": "TOPIC", "group_id": "GROUP",
+    "on_offset_out_of_range": "fail|earliest|latest", "max_failure_ratio": "RATIO", "shutdown_drain_seconds": "SECONDS",
 }
 
 _SECTIONS: Mapping[str, tuple[str, ...]] = {
@@ -151,12 +155,17 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = {
     ),
     "Failures": (
         "max_attempts", "retry_backoff_seconds", "retry_backoff_max_seconds", "fatal_exceptions", "processing_timeout",
+        "max_failure_ratio",
     ),
-    "Offsets": ("stop_at_offset", "commit_interval_seconds", "commit_metadata", "dev_mode"),
+    "Offsets": (
+        "stop_at_offset", "on_offset_out_of_range", "commit_interval_seconds", "commit_metadata", "max_uncommitted_span",
+        "dev_mode",
+    ),
     "Files": (
-        "backup_path", "dlq_path", "backup_mode", "csv_batch_size", "csv_flush_interval_seconds", "dlq_csv_batch_size",
+        "backup_path", "dlq_path", "backup_mode", "backup_retention_hours", "backup_compress", "csv_batch_size",
+        "csv_flush_interval_seconds", "dlq_csv_batch_size",
     ),
-    "Shutdown": ("shutdown_warning_seconds", "shutdown_timeout_seconds"),
+    "Shutdown": ("shutdown_warning_seconds", "shutdown_drain_seconds", "shutdown_timeout_seconds"),
     "Logging": ("log_level", "log_format"),
     "Operation": ("socket",),
     "Demo": ("demo", "demo_messages"),

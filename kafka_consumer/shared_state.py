@@ -23,7 +23,9 @@ class Counters:
     def __init__(self) -> None:
         self.polled = 0  # polling thread
         self.backup_skipped = 0  # polling thread
+        self.skipped = 0  # polling thread: finished under an earlier assignment, as its last commit tells
         self.poll_errors = 0  # polling thread
+        self.records_lost = 0  # polling thread: deleted before they were read, at the most
         self.rebalances = 0  # polling thread
         self.processed = 0  # commit thread: successes it has seen
         self.failed = 0  # commit thread

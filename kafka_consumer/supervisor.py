@@ -19,6 +19,7 @@ from kafka_consumer.types import WorkerState
 from kafka_consumer.worker import Worker
 
 if TYPE_CHECKING:
+    from kafka_consumer.assignment import Assignment
     from kafka_consumer.shared_state import SharedState
 
 TICK_SECONDS = 0.05
@@ -48,6 +49,7 @@ class Supervisor:
         # The supervisor thread's own: what each worker was doing at the last look, and which messages were logged as slow.
         self._seen: dict[int, tuple[Chunk | None, int]] = {}
         self._slow: set[tuple[int, float]] = set()
+        self._queue.withdraw = self.withdraw
         self._random = random.Random()  # noqa: S311 - jitter, not cryptography
 
     # --- called by workers ------------------------------------------------------------------------------------------
@@ -71,6 +73,15 @@ class Supervisor:
         with self._wake:
             self._ended.append(worker)
             self._wake.notify()
+
+    def withdraw(self, assignment: Assignment) -> list[Chunk]:
+        """Give up a revoked partition's messages that wait for another attempt, and return them. Any thread."""
+        with self._wake:
+            gone = [chunk for _, _, chunk in self._retries if chunk.assignment is assignment]
+            if gone:
+                self._retries = [entry for entry in self._retries if entry[2].assignment is not assignment]
+                heapq.heapify(self._retries)
+            return gone
 
     @property
     def waiting_retries(self) -> int:

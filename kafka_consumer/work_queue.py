@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from kafka_consumer.assignment import Assignment
@@ -68,6 +68,8 @@ class WorkQueue(Pipe):
         self.taken = 0  # messages with a worker or waiting for a retry
         self.pace = Pace()
         self.workers = 1  # how many share the work; set by the pool
+        # Takes back what waits for another attempt; the pool's supervisor puts itself here. Called without the mutex.
+        self.withdraw: Callable[[Assignment], list[Chunk]] = lambda _: []
         self._leaving = 0  # workers that are to end, whichever come first; under the mutex
         super().__init__(running, maxsize)
 
@@ -147,12 +149,19 @@ class WorkQueue(Pipe):
             return self._room()
 
     def drop(self, assignment: Assignment) -> int:
-        """Remove what waits of a revoked partition; return how many messages. Its new owner gets them."""
+        """Remove what waits of a revoked partition, for a worker or for another attempt; return how many messages.
+
+        Its new owner gets them.
+        """
+        lent = self.withdraw(assignment)
         with self.mutex:
             gone = self._remove(assignment)
             count = sum(map(len, gone))
             self._depth -= count
             self.in_flight_bytes -= sum(chunk.size for chunk in gone)
+            for chunk in lent:
+                self._release(chunk)
+                count += len(chunk)
             self.not_full.notify()
             if self._all_done():
                 self.not_empty.notify_all()
@@ -194,10 +203,42 @@ class WorkQueue(Pipe):
                 finally:
                     self._idle -= 1
 
-    def release(self, finished: Chunk) -> None:
-        """The messages of this chunk have their results."""
+    def take_now(self, limit: int, portion: int) -> list[Chunk]:
+        """Return up to ``limit`` messages, without waiting; a lane's chunk, of up to ``portion`` messages, counts as one.
+
+        For the one thread that works on many messages at a time; ``wait_for_work`` is its other half.
+        """
+        found = []
         with self.mutex:
-            self._release(finished)
+            while limit > 0 and self._available():
+                chunk = self._next(min(limit, portion))
+                if chunk is None:
+                    break
+                found.append(chunk)
+                self.taken += len(chunk)
+                limit -= 1 if chunk.lane is not None else len(chunk)
+            if found and self._depth <= self.maxsize - self.maxsize // 4:
+                self.not_full.notify()
+        return found
+
+    def wait_for_work(self) -> bool:
+        """Wait until there is something to take; returns False when no more will come and nothing is in flight."""
+        with self.mutex:
+            while not self._available():
+                if self._all_done():
+                    return False
+                self._idle += 1
+                try:
+                    self.not_empty.wait()
+                finally:
+                    self._idle -= 1
+            return True
+
+    def release(self, *finished: Chunk) -> None:
+        """The messages of these chunks have their results."""
+        with self.mutex:
+            for chunk in finished:
+                self._release(chunk)
 
     def _release(self, finished: Chunk) -> None:
         self.taken -= len(finished)

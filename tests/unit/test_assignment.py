@@ -20,7 +20,7 @@ def _assignment(*offsets: int, committed: int | None = None) -> Assignment:
 
 
 def _offset(assignment: Assignment) -> int | None:
-    point = assignment.commit_point()
+    point = assignment.commit_point(beyond=False)
     return None if point is None else point.offset
 
 
@@ -34,17 +34,30 @@ class Model:
         self.offsets: list[int] = []
         self.done: set[int] = set()
         self.position: int | None = None
-        self.settled: int | None = None
+        self.settled: tuple[int | None, set[int]] = (None, set())
 
-    def commit_offset(self) -> int | None:
+    def commit(self) -> tuple[int, set[int]] | None:
+        """Return what is to be committed: Kafka's next offset, and the messages that are finished beyond."""
         contiguous = find_max_contiguous(-1, self.done) + 1  # how many, in the order of delivery
+        beyond = {self.offsets[sequence] for sequence in self.done if sequence > contiguous}
+        settled, settled_beyond = self.settled
         if contiguous == len(self.offsets) and self.position is not None:
             offset = self.position
         elif contiguous:
             offset = next_offset(self.offsets[contiguous - 1])
+        elif beyond:
+            offset = self.offsets[0] if settled is None else settled
         else:
             return None
-        return None if offset == 0 or (self.settled is not None and offset <= self.settled) else offset
+        if settled is not None and offset < settled:
+            return None
+        return (offset, beyond) if offset not in (0, settled) or beyond != settled_beyond else None
+
+    def of(self, point: CommitPoint | None) -> tuple[int, set[int]] | None:
+        """Return a commit point in the same form; a range may cover holes, which hold no message."""
+        if point is None:
+            return None
+        return point.offset, {offset for offset in self.offsets if any(low <= offset < high for low, high in point.beyond)}
 
 
 STEPS = st.lists(
@@ -63,7 +76,7 @@ STEPS = st.lists(
 @given(st.none() | st.integers(0, 50), st.integers(0, 5), STEPS)
 def test_it_commits_what_a_naive_model_commits(committed: int | None, first: int, steps: list[tuple[str, Any]]):
     assignment, model = Assignment("t", 0, committed), Model()
-    model.settled = committed
+    model.settled = (committed, set())
     following = first
     for step, argument in steps:
         if step == "deliver":
@@ -72,6 +85,8 @@ def test_it_commits_what_a_naive_model_commits(committed: int | None, first: int
                 following += hole
                 offsets.append(following)
                 following += 1
+            if not model.offsets and committed is not None and offsets[0] < committed:
+                model.settled = (None, set())  # another log: what was committed says nothing about it
             assert assignment.delivered(offsets, 0.0) == len(model.offsets)
             model.offsets += offsets
             model.position = following
@@ -89,13 +104,13 @@ def test_it_commits_what_a_naive_model_commits(committed: int | None, first: int
             model.position = following
         else:
             point = assignment.commit_point()
-            assert (None if point is None else point.offset) == model.commit_offset()
+            assert model.of(point) == model.commit()
             if point is not None:
                 assignment.settled(point, committed=argument)
-                model.settled = point.offset
+                model.settled = (point.offset, model.of(point)[1])  # type: ignore[index]
         assert assignment.unfinished == len(model.offsets) - len(model.done)
         assert assignment.position == model.position
-    assert _offset(assignment) == model.commit_offset()
+    assert model.of(assignment.commit_point()) == model.commit()
 
 
 @settings(deadline=None)
@@ -149,7 +164,7 @@ def test_nothing_finished_is_nothing_to_commit():
     assert _assignment(5, 6).commit_point() is None
     assignment = _assignment(5, 6)
     assignment.completed([1])
-    assert assignment.commit_point() is None
+    assert assignment.commit_point(beyond=False) is None
 
 
 def test_what_is_finished_twice_counts_once():
@@ -221,11 +236,11 @@ def test_an_untouched_empty_partition_is_not_worth_a_commit():
 
 
 def test_what_is_committed_already_is_not_committed_again():
-    assignment = _assignment(7, 8, committed=9)
-    assignment.completed(range(2))
+    assignment = _assignment(committed=9)
+    assignment.reached_end(9)
     assert assignment.commit_point() is None
     assignment.delivered([9], 0.0)
-    assignment.completed([2])
+    assignment.completed([0])
     assert _offset(assignment) == 10
 
 
@@ -322,3 +337,73 @@ def test_what_stays_uncommitted_is_counted_in_offsets():
     empty = Assignment("t", 0)
     empty.reached_end(9)
     assert empty.uncommitted == 0
+
+
+# --- beyond the first gap ----------------------------------------------------------------------------------------------
+
+
+def test_what_is_finished_beyond_a_gap_goes_with_the_commit_and_holes_belong_to_it():
+    assignment = _assignment(10, 11, 12, 20, 21, 30)
+    assignment.completed([0, 2, 3, 5])
+    point = assignment.commit_point()
+    assert point == CommitPoint(assignment, 11, 1, ((12, 21), (30, 31)))
+
+
+def test_the_first_message_does_not_end_and_the_others_are_recorded_all_the_same():
+    assignment = _assignment(*range(7, 20), committed=5)
+    assignment.completed(range(1, 13))
+    point = assignment.commit_point()
+    assert point == CommitPoint(assignment, 5, 0, ((8, 20),))
+    assert point is not None
+    assignment.settled(point, committed=True)
+    assert assignment.commit_point() is None  # nothing has changed
+    fresh = _assignment(0, 1)
+    fresh.completed([1])
+    assert fresh.commit_point() == CommitPoint(fresh, 0, 0, ((1, 2),))
+    assert fresh.commit_point(beyond=False) is None
+
+
+def test_what_was_finished_before_is_skipped_and_stays_recorded_until_it_is_passed():
+    assignment = Assignment("t", 0, 100, [(101, 106), (110, 120)])
+    assert assignment.skips
+    first = assignment.delivered([100, 101, 102, 104], 0.0)
+    assert assignment.skip([100, 101, 102, 104], first) == [0]
+    assert assignment.commit_point() is None  # as it was committed
+    first = assignment.delivered([105, 106, 107], 0.0)
+    assert assignment.skip([105, 106, 107], first) == [1, 2]
+    assignment.completed([0])
+    assert assignment.commit_point() == CommitPoint(assignment, 106, 5, ((110, 120),))
+    first = assignment.delivered([112, 119], 0.0)
+    assert assignment.skip([112, 119], first) == []
+    assert not assignment.skips
+    assignment.completed([5, 6])
+    assert assignment.commit_point() == CommitPoint(assignment, 120, 9)
+
+
+def test_what_was_finished_before_is_forgotten_when_the_log_is_another_one():
+    assignment = Assignment("t", 0, 100, [(101, 106)])
+    assignment.delivered([0, 1], 0.0)
+    assert not assignment.skips
+    assignment.completed([0])
+    assert assignment.commit_point() == CommitPoint(assignment, 1, 1)  # back to where this log is
+
+
+def test_a_commit_waits_for_the_backup_when_it_is_strict():
+    assignment = Assignment("t", 0)
+    assignment.delivered([0, 1, 2], 0.0)
+    assignment.backed_up(ticket=10)
+    assignment.delivered([3, 4, 5], 0.0)
+    assignment.backed_up(ticket=20)
+    assignment.completed([0, 1, 2, 3, 5])
+    assert assignment.commit_point(durable=9) is None
+    assert assignment.commit_point(durable=10) == CommitPoint(assignment, 3, 3)
+    assert assignment.commit_point(durable=20) == CommitPoint(assignment, 4, 4, ((5, 6),))
+
+
+def test_how_much_a_message_that_does_not_end_holds_back_is_known():
+    assignment = _assignment(*range(10, 20))
+    assert assignment.held_back == 0
+    assignment.completed(range(1, 8))
+    assert assignment.held_back == 7
+    assignment.completed([0])
+    assert assignment.held_back == 0
