@@ -10,6 +10,7 @@ dropped. When the partition comes back, it comes back as a new object.
 
 from __future__ import annotations
 
+import operator
 import threading
 from bisect import bisect_left, bisect_right
 from collections import deque
@@ -52,6 +53,28 @@ class AssignmentView(NamedTuple):
     finished: int
     oldest: float | None
     timestamp: int | None
+
+
+_START_AND_STOP = operator.attrgetter("start", "stop")
+
+
+def _merged(results: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+    """Return sequence numbers as few ranges: with slow functions each result is of one message, and hundreds come at once."""
+    if {*map(type, results)} <= {range}:
+        found = sorted(map(_START_AND_STOP, filter(None, results)))
+    else:
+        found = sorted((number, number + 1) for part in results for number in part)
+    runs: list[tuple[int, int]] = []
+    low = high = -1
+    for start, end in found:
+        if start > high:
+            if low >= 0:
+                runs.append((low, high))
+            low = start
+        high = max(high, end)
+    if low >= 0:
+        runs.append((low, high))
+    return runs
 
 
 class Assignment:
@@ -190,17 +213,14 @@ class Assignment:
         with self._lock:
             self._cut_off = True
 
-    def completed(self, sequences: Sequence[int]) -> bool:
+    def completed(self, *results: Sequence[int]) -> bool:
         """Record finished messages by sequence number; returns False, and forgets them, when it isn't ours any more."""
+        runs = _merged(results)
         with self._lock:
             if self._closed:
                 return False
-            if isinstance(sequences, range):
-                if sequences:
-                    self._add(sequences.start, sequences.stop)
-            else:
-                for sequence in sequences:
-                    self._add(sequence, sequence + 1)
+            for start, end in runs:
+                self._add(start, end)
             return True
 
     def completed_offset(self, offset: int) -> bool:

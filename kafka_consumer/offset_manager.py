@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -20,6 +20,7 @@ from kafka_consumer.client import Client
 from kafka_consumer.commit_metadata import encode
 from kafka_consumer.errors import RequestTimeoutError
 from kafka_consumer.ports import Committable
+from kafka_consumer.refusals import refusal
 from kafka_consumer.shared_state import SharedState
 from kafka_consumer.stats import LatencySamples
 from kafka_consumer.types import TopicPartitionKey
@@ -73,6 +74,7 @@ class Committer:
         # Partitions in which a message that doesn't end holds back too much: the polling thread, which reads this, pauses them.
         # Replaced, never changed, by the thread that collects.
         self.held_back: frozenset[TopicPartitionKey] = frozenset()
+        self._may_not = False  # a commit was refused for want of rights
         self.committing = False  # a commit is under way; read by tests and the snapshot
         self.clean = True  # False once the last commit failed: finished work stays uncommitted
 
@@ -95,11 +97,16 @@ class Committer:
         with self._lock:
             items = self._results.take_all()
             self._announce([i for i in items if not isinstance(i, Completion)])
+            finished: dict[Assignment, list[Sequence[int]]] = {}
             for item in items:
                 if isinstance(item, Completion):
-                    self._take(item)
+                    self._take(item, finished)
                 else:
                     self._take_by_hand(*item)
+            for assignment, sequences in finished.items():
+                self._assignments[assignment] = None
+                if assignment.completed(*sequences):
+                    self._counters.processed += sum(map(len, sequences))
             self._recheck_disk()
             self._look_for_held_back()
 
@@ -130,17 +137,19 @@ class Committer:
                 self._by_hand[partition] = assignment
                 self._assignments[assignment] = None
 
-    def _take(self, item: Completion) -> None:
+    def _take(self, item: Completion, finished: dict[Assignment, list[Sequence[int]]]) -> None:
+        """Sort a result in: what succeeded is recorded once for all of an assignment's results."""
         assignment, sequences, failed = item
         if assignment.closed:
             self._assignments.pop(assignment, None)
-            return
-        self._assignments[assignment] = None
-        if failed:
+        elif failed:
+            self._assignments[assignment] = None
             self._counters.failed += len(sequences)
             self._waiting_for_disk.extend((assignment, sequence) for sequence in sequences)
-        elif assignment.completed(sequences):
-            self._counters.processed += len(sequences)
+        elif assignment in finished:
+            finished[assignment].append(sequences)
+        else:
+            finished[assignment] = [sequences]
 
     def _take_by_hand(self, partition: int, offset: int, outcome: str) -> None:
         assignment = self._by_hand[partition]
@@ -210,7 +219,7 @@ class Committer:
             answer = self._hand_over(points, offsets)
         except Exception as error:  # noqa: BLE001 - whatever the client raises: the loop goes on and tries again
             if isinstance(error, KafkaException) and error.args:
-                self._shorten(error.args[0])
+                self._learn_from(error.args[0])
             self._counters.commit_failures += 1
             self._log.error("commit failed, will be tried again: %s (%s)", _reason(error), _show(points))
             return False
@@ -224,7 +233,7 @@ class Committer:
             if reason is not None:
                 good = False
                 self._counters.commit_failures += 1
-                self._shorten(reason)
+                self._learn_from(reason)
                 self._log.error("commit of %s failed, will be tried again: %s", _show([point]), reason.str())
                 continue
             messages, polled = point.assignment.settled(point, committed=True)
@@ -238,6 +247,15 @@ class Committer:
         if self._with_metadata and point.beyond:
             return TopicPartition(topic, partition, offset, encode(offset, point.beyond))
         return TopicPartition(topic, partition, offset)
+
+    def _learn_from(self, error: Any) -> None:
+        """What a failed commit says about the ones to come: refused access ends the run, as it does where it meets a poll."""
+        reason = refusal(error)
+        if reason is not None and not self._may_not:
+            self._may_not = True
+            self._log.critical("%s; stopping", reason)
+            self._shared_state.fail(reason)
+        self._shorten(error)
 
     def _shorten(self, error: Any) -> None:
         """A broker may be set to take less metadata (offset.metadata.max.bytes): then commits go without it."""
@@ -266,7 +284,7 @@ class Committer:
             self.collect()
             if self.commit_now():
                 break
-            if time.monotonic() + FINAL_PAUSE_SECONDS >= deadline:
+            if self._may_not or time.monotonic() + FINAL_PAUSE_SECONDS >= deadline:
                 self.clean = False
                 break
             time.sleep(FINAL_PAUSE_SECONDS)

@@ -60,6 +60,7 @@ class WorkQueue(Pipe):
 
     def __init__(self, running: RunningFlag, maxsize: int, max_bytes: int) -> None:
         self._chunks: deque[Chunk] = deque()
+        self._begun = 0  # messages of the first chunk that were handed out: cutting it anew each time would copy the rest
         self._depth = 0  # messages waiting
         self._idle = 0  # workers waiting in take()
         self.max_bytes = max_bytes
@@ -99,16 +100,32 @@ class WorkQueue(Pipe):
     def _next(self, limit: int) -> Chunk | None:
         """Remove and return up to ``limit`` messages of one assignment."""
         chunk = self._chunks[0]
-        if len(chunk) <= limit:
-            self._chunks.popleft()
+        start = self._begun
+        stop = start + limit
+        if stop < len(chunk.messages):
+            self._begun = stop
+            chunk = chunk.part(start, stop)
         else:
-            self._chunks[0] = chunk.part(limit, len(chunk))
-            chunk = chunk.part(0, limit)
-        self._depth -= len(chunk)
+            self._chunks.popleft()
+            if start:
+                self._begun = 0
+                chunk = chunk.part(start, len(chunk))
+        self._depth -= len(chunk.messages)
         return chunk
 
-    def _return(self, chunk: Chunk, retry: bool) -> None:  # noqa: ARG002 - lanes need it
+    def _put_first(self, chunk: Chunk) -> None:
+        """Put a chunk before all others."""
+        self._cut_first()
         self._chunks.appendleft(chunk)
+
+    def _cut_first(self) -> None:
+        """Make the first chunk what is left of it."""
+        if self._begun:
+            self._chunks[0] = self._chunks[0].part(self._begun, len(self._chunks[0]))
+            self._begun = 0
+
+    def _return(self, chunk: Chunk, retry: bool) -> None:  # noqa: ARG002 - lanes need it
+        self._put_first(chunk)
 
     def _finished(self, chunk: Chunk) -> None:
         """The messages of this chunk are done with."""
@@ -117,6 +134,7 @@ class WorkQueue(Pipe):
         return bool(self._chunks)
 
     def _remove(self, assignment: Assignment) -> list[Chunk]:
+        self._cut_first()
         gone = [chunk for chunk in self._chunks if chunk.assignment is assignment]
         self._chunks = deque(chunk for chunk in self._chunks if chunk.assignment is not assignment)
         return gone
