@@ -705,6 +705,7 @@ def test_the_memory_of_slow_messages_is_bounded(tmp_path: Path, monkeypatch: pyt
         state.processing_queue.put(_message(0))
         assert gate.reached.acquire(timeout=10)
         supervisor._look(time.monotonic())
+        supervisor._look(time.monotonic())  # the same message as before
         assert len(supervisor._slow) == 1
         gate.open.set()
     supervisor._look(time.monotonic())  # an idle worker is nothing to look at
