@@ -79,7 +79,8 @@ Within a source, `--command-config` is beaten by what the source says itself: `-
 Values are never shown, in no message, log or screen, whether they are secret or not. Secrets belong in a file that
 only the consumer's user can read, not on a command line, which every user of the machine can see.
 
-A new group starts at the earliest offset unless `auto.offset.reset` says otherwise.
+A new group starts at the earliest offset unless `auto.offset.reset` says otherwise; where messages were deleted before they were
+read, `on_offset_out_of_range` decides.
 
 These are set by `kc` itself:
 

@@ -86,6 +86,7 @@ class Assignment:
         """``finished_before``: ranges of offsets beyond ``committed`` that were finished under an earlier assignment."""
         self.topic = topic
         self.partition = partition
+        self.begins_at: int | None = None  # where the operator wants it to begin; written and read by the polling thread
         self._lock = threading.Lock()
         self._closed = False
         self._cut_off = False
@@ -397,3 +398,14 @@ class Assignment:
             in_flight = self._delivered - self._finished
             oldest = self._polled_at[0][1] if in_flight and self._polled_at else None
             return AssignmentView(self._position, self._committed, in_flight, self._finished, oldest, self._timestamp)
+
+    def progress(self) -> tuple[int, int] | None:
+        """Return the offset at which it began, and the one below which all is finished; None before anything is known."""
+        with self._lock:
+            start = self._start if self.begins_at is None else self.begins_at
+            if start is None:
+                start = self._committed
+            if start is None:
+                return None
+            done = self._position if self._done_below == self._delivered else self._offset_of(self._done_below)
+            return start, start if done is None else max(start, done)

@@ -11,10 +11,15 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from kafka_consumer.errors import ConfigError
 from kafka_consumer.kafka_properties import mask_values
+from kafka_consumer.process_executor import check_process
+from kafka_consumer.redaction import Redactor
+from kafka_consumer.refusals import REFUSED
 from kafka_consumer.settings import Settings
 from kafka_consumer.settings_sources import KAFKA
 from kafka_consumer.snapshot import sanitise
+from kafka_consumer.stop_targets import out_of_topic
 
 _BROKER_TIMEOUT_SECONDS = 10.0
 _ATTEMPT_SECONDS = 1.0
@@ -52,10 +57,23 @@ def check(settings: Settings) -> Iterator[Finding]:
         yield Finding(True, f"processor {settings['processor_callable']}")
     if problems or imports:
         return
+    if settings["executor"] == "process":
+        found = _check_process(settings)
+        yield found
+        if not found.good:
+            return
     if settings["backup_mode"] != "off":
         yield Finding(True, f"backup files {Path(settings['backup_path']).absolute()}")
     yield Finding(True, f"dead-letter files {Path(settings['dlq_path']).absolute()}")
     yield from _check_kafka(settings)
+
+
+def _check_process(settings: Settings) -> Finding:
+    try:
+        check_process(settings.build_config())
+    except ConfigError as error:
+        return Finding(False, str(error), 2)
+    return Finding(True, "executor process: a new process can import the processor")
 
 
 def _check_kafka(settings: Settings) -> Iterator[Finding]:
@@ -81,10 +99,12 @@ class _LastError:
     def __init__(self) -> None:
         self.text = ""
         self.final = False  # waiting longer would change nothing
+        self.refused = False
 
     def __call__(self, error: KafkaError) -> None:
+        self.refused = self.refused or error.code() in REFUSED
         all_down = error.code() == KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001 - how the binding names it
-        self.final = self.final or all_down or error.code() == KafkaError._AUTHENTICATION  # noqa: SLF001
+        self.final = self.final or all_down or self.refused
         # "All brokers are down" follows each refusal and says less than it.
         if not (all_down and self.text):
             self.text = error.str()
@@ -96,7 +116,11 @@ def _ask(consumer: Consumer, settings: Settings, said: _LastError) -> Iterator[F
     try:
         metadata = _list_topics(consumer, topic, said)
     except KafkaException as error:
-        reason = mask_values(said.text or error.args[0].str(), settings[KAFKA])
+        reason = Redactor(settings[KAFKA]).redact(said.text or error.args[0].str())
+        if said.refused or error.args[0].code() in REFUSED:
+            yield Finding(False, f"broker {servers} refuses this user: {reason}; check sasl.mechanism, sasl.username and "
+                                 "sasl.password")
+            return
         yield Finding(False, f"broker {servers} can't be reached: {reason}; check --bootstrap-server, the network and "
                              "security.protocol")
         return
@@ -108,11 +132,15 @@ def _ask(consumer: Consumer, settings: Settings, said: _LastError) -> Iterator[F
         yield Finding(False, f"topic {topic}: {reason}; check --topic, or create it, or allow this user to describe it")
         return
     yield Finding(True, f"topic {topic}: {_count(len(found.partitions), 'partition')}")
+    targets = [key for key in settings["stop_at_offset"] or () if key[0] == topic]
+    missing = out_of_topic(targets, found.partitions)
+    if missing is not None:
+        yield Finding(False, f"{missing}; check --stop-at", 2)
     try:
         partitions = [TopicPartition(topic, number) for number in found.partitions]
         committed = consumer.committed(partitions, timeout=_BROKER_TIMEOUT_SECONDS)
     except KafkaException as error:
-        reason = mask_values(error.args[0].str(), settings[KAFKA])
+        reason = Redactor(settings[KAFKA]).redact(error.args[0].str())
         yield Finding(False, f"group {group}: {reason}; check --group, or allow this user to read it")
         return
     known = sum(1 for partition in committed if partition.offset >= 0)

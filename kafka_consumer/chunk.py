@@ -59,6 +59,24 @@ class Chunk:
             self.lane,
         )
 
+    def pick(self, indices: list[int]) -> Chunk:
+        """Return the messages at these indices, each once, as a chunk in the order of delivery; ``size`` as with ``part``."""
+        indices.sort()
+        start, stop = indices[0], indices[-1] + 1
+        if stop - start == len(indices):
+            return self if len(indices) == len(self.messages) else self.part(start, stop)
+        messages, sequences, values = self.messages, self.sequences, self.values
+        count = len(messages)
+        return Chunk(
+            [messages[index] for index in indices],
+            self.assignment,
+            None if sequences is None else [sequences[index] for index in indices],
+            None if values is None else [values[index] for index in indices],
+            sum([self.size * (index + 1) // count - self.size * index // count for index in indices]),
+            self.attempts,
+            self.lane,
+        )
+
 
 class Completion(NamedTuple):
     """Finished messages of one assignment, by sequence number, all with the same outcome."""

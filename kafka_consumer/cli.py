@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import importlib
 import importlib.util
 import logging
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import click
+from rich.console import Console
 
+from kafka_consumer.config import SECRET
 from kafka_consumer.errors import ConfigError, FilesInUseError, KafkaConsumerError
 from kafka_consumer.logs import log_everything, setup_logging
 from kafka_consumer.options import GroupedCommand, GroupedGroup, GroupedOption, consumer_options, settings_from
@@ -28,6 +32,9 @@ from kafka_consumer.snapshot import sanitise
 EXIT_OK = 0
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
+
+_UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF})
+"""Why printing may fail."""
 
 logger = logging.getLogger("kafka_consumer.cli")
 
@@ -52,12 +59,13 @@ _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 @click.option(
     "--headless", cls=GroupedOption, section="Run", is_flag=True, help="Run without the console: in production, in a container."
 )
+@click.option("--yes", cls=GroupedOption, section="Replay", is_flag=True, help="Don't ask before a replay with --commit.")
 @consumer_options
 @click.option(
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the version and exit."
 )
 @click.pass_context
-def cli(ctx: click.Context, /, headless: bool, **given: Any) -> None:
+def cli(ctx: click.Context, /, headless: bool, yes: bool, **given: Any) -> None:
     """Consume a Kafka topic: each message goes to your function, what fails to the dead letters, nothing is lost.
 
     Every option may also stand in kc.toml (workers = 20) or in the environment (KC_WORKERS=20); the command line beats the
@@ -65,7 +73,7 @@ def cli(ctx: click.Context, /, headless: bool, **given: Any) -> None:
     """
     ctx.obj = given
     if ctx.invoked_subcommand is None:
-        ctx.exit(run_headless(settings_from(given)) if headless else run_console(given))
+        ctx.exit(run_headless(settings_from(given), yes=yes) if headless else run_console(given))
 
 
 @cli.command("config", cls=GroupedCommand, context_settings=_CONTEXT)
@@ -126,40 +134,50 @@ def _combined(outer: Mapping[str, Any] | None, own: Mapping[str, Any]) -> dict[s
 def _print_lines(lines: Iterable[str], code: int = EXIT_OK) -> int:
     """Print the lines to stderr; return ``code`` if there was one, else 0."""
     printed = [sanitise(line, 2_000) for line in lines]
-    for line in printed:
-        click.echo(line, err=True)
+    with contextlib.suppress(OSError):  # nobody can be told; the exit code still says it
+        for line in printed:
+            click.echo(line, err=True)
     return code if printed else EXIT_OK
 
 
-def run_headless(settings: Settings) -> int:
-    """Run the consumer until it is stopped; return the exit code."""
+def run_headless(settings: Settings, *, yes: bool = False) -> int:
+    """Run the consumer until it is stopped; return the exit code. ``yes``: a replay that commits isn't asked about."""
     try:
-        return _run_headless(settings)
+        return _run_headless(settings, yes)
     except KeyboardInterrupt:
         # The consumer had no handlers of its own yet: a processor's module may take long to import.
         click.echo("stopped by a signal before it began", err=True)
         return EXIT_OK
 
 
-def _run_headless(settings: Settings) -> int:
+def _run_headless(settings: Settings, yes: bool) -> int:
     problems = [*settings.problems, *settings.import_problems()]
     if problems:
         return _print_lines(problems, EXIT_USAGE)
     from kafka_consumer.control import serve
     from kafka_consumer.demo import demo_files, demo_session
     from kafka_consumer.kafka_consumer import KafkaConsumer
+    from kafka_consumer.replay_report import confirm, has_end, progress, summary
 
-    setup_logging(settings["log_level"], settings["log_format"])
+    setup_logging(settings["log_level"], settings["log_format"], secrets=settings["kafka_options"])
     log_everything()
     for warning in settings.warnings:
         logger.warning("%s", warning)
     with demo_session(settings) as (completed, demo):
-        consumer = KafkaConsumer(completed.build_config())
+        config = completed.build_config()
+        if config.replay_commit and not yes:
+            refused = confirm(config, sys.stdin, Console(stderr=True))
+            if refused:
+                return _print_lines(refused, EXIT_USAGE)
+        consumer = KafkaConsumer(config)
         # First of all: where somebody listens already, nothing is begun.
         with serve(consumer, completed["socket"]) if completed["socket"] is not None else contextlib.nullcontext():
             if demo is not None:
                 demo.watch(consumer)
-            code = consumer.run()
+            with progress(consumer) if has_end(config) else contextlib.nullcontext():
+                code = consumer.run()
+    if config.replay_from is not None or config.replay_to is not None:
+        Console().print(summary(consumer.snapshot()))
     if demo is not None:
         click.echo("\n".join(["The demo's files:", *(f"  {path}" for path in demo_files(completed))]))
     return code
@@ -173,8 +191,7 @@ def run_console(given: Mapping[str, Any]) -> int:
         return EXIT_USAGE
     for stream, name in ((sys.stdin, "stdin"), (sys.stdout, "stdout")):
         if not stream.isatty():
-            click.echo(f"the console needs a terminal, and {name} isn't one: use kc --headless", err=True)
-            return EXIT_USAGE
+            return _print_lines([f"the console needs a terminal, and {name} isn't one: use kc --headless"], EXIT_USAGE)
     settings = settings_from(given)
     problems = [*settings.problems, *settings.import_problems()]
     if problems:
@@ -193,12 +210,23 @@ def _console() -> Callable[[Settings], int] | None:
     return console
 
 
+def show_refusal(error: click.ClickException, arguments: Sequence[str]) -> None:
+    """Print what click says, on one line, without a value: ``kc sasl.password=...`` and ``-X sasl.password ...`` are slips."""
+    message = error.format_message()
+    for option, name, value in zip(arguments, arguments[1:], arguments[2:], strict=False):
+        if option == "-X" and "=" not in name:
+            message = message.replace(value, SECRET)
+    clean = re.sub(r"=.*", f"={SECRET}", sanitise(message, 1_000))
+    with contextlib.suppress(OSError):
+        (click.UsageError(clean, error.ctx) if isinstance(error, click.UsageError) else click.ClickException(clean)).show()
+
+
 def invoke(arguments: list[str]) -> int:
     """Run a command line; return its exit code. What is a user's mistake is printed, what isn't is logged with its traceback."""
     try:
         code = cli.main(args=arguments, prog_name="kc", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        show_refusal(error, arguments)
         return error.exit_code
     except click.Abort:
         click.echo("interrupted", err=True)
@@ -211,23 +239,48 @@ def invoke(arguments: list[str]) -> int:
         # The errors of this package are written for people: the line says it all.
         _print_lines([str(error)])
         return EXIT_USAGE if isinstance(error, FilesInUseError) else EXIT_FAILURE
+    except OSError as error:
+        if error.filename is not None or error.errno not in _UNWRITABLE:
+            return _defect()
+        return _print_lines([f"stdout can't be written: {os.strerror(error.errno)}"], EXIT_FAILURE)
     except Exception:
-        if not logging.getLogger().handlers:
-            setup_logging()
-        logger.critical("unexpected error; this is a defect in kc", exc_info=True)
-        return EXIT_FAILURE
+        return _defect()
     return code if isinstance(code, int) else EXIT_OK
+
+
+def _defect() -> int:
+    """Log the exception that is being handled; return the exit code."""
+    if not logging.getLogger().handlers:
+        setup_logging()
+    logger.critical("unexpected error; this is a defect in kc", exc_info=True)
+    return EXIT_FAILURE
 
 
 def main() -> NoReturn:
     """Run ``kc`` as a process; never returns."""
     # As the first process of a container it would otherwise not get a SIGTERM before the consumer handles it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    prepare_streams()
+    leave(invoke(sys.argv[1:]))
+
+
+def prepare_streams() -> None:
+    """Make stdin, stdout and stderr usable, whatever the process was started with; first of all.
+
+    One that was closed (``>&-``) is nowhere from now on: else the next file or socket would get its number, and what is printed.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free, which is this one
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # A terminal that has no ✓ must not end in a traceback.
             stream.reconfigure(errors="backslashreplace")
-    leave(invoke(sys.argv[1:]))
 
 
 def leave(code: int) -> NoReturn:

@@ -81,9 +81,23 @@ class Client:
         """Leave the group and close. Requests that wait, and later ones, fail with ``ClientClosedError``."""
         try:
             if self._consumer is not None:
+                if self._asynchronous:
+                    self._leave_without_partitions()
                 self._consumer.close()
         finally:
             self.disown()
+
+    def _leave_without_partitions(self) -> None:
+        """Close alone doesn't leave the group when a cooperative member has no partition (librdkafka 2.16): unsubscribing does.
+
+        A member that ends without leaving holds up every rebalance, and with it the commits of the others, until its session
+        has expired.
+        """
+        try:
+            if not self._consumer.assignment():
+                self._consumer.unsubscribe()
+        except KafkaException as error:
+            logger.debug("unsubscribing before the end failed: %s", error)
 
     def disown(self) -> None:
         """Fail every request, now and later: nobody serves them any more."""
@@ -178,11 +192,16 @@ class Client:
             raise RequestTimeoutError(f"no answer from Kafka within {timeout:g} s") from None
 
 
+def librdkafka_logger() -> logging.Logger:
+    """Return the logger that librdkafka's own lines go to."""
+    return logging.getLogger("kafka_consumer.librdkafka")
+
+
 def _quiet_logger() -> logging.Logger:
-    """Return the logger for librdkafka's own lines. They repeat what the polling thread reports better: only DEBUG shows them."""
-    quiet = logging.getLogger("kafka_consumer.librdkafka")
-    quiet.setLevel(logging.CRITICAL if logging.getLogger("kafka_consumer").level > logging.DEBUG else logging.DEBUG)
-    return quiet
+    """Return librdkafka's logger, so that only DEBUG shows its lines: they repeat what the polling thread reports better."""
+    logger = librdkafka_logger()
+    logger.setLevel(logging.CRITICAL if logging.getLogger("kafka_consumer").level > logging.DEBUG else logging.DEBUG)
+    return logger
 
 
 def _key(offsets: list[TopicPartition]) -> list[tuple[str, int, int]]:

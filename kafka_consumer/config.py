@@ -9,12 +9,14 @@ import difflib
 import importlib
 import inspect
 import os
+import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from kafka_consumer.errors import ConfigError
+from kafka_consumer.replay_bounds import parse_bound
 
 REQUIRED = object()
 """The default of an option that has none."""
@@ -89,6 +91,15 @@ def ratio() -> Check:
     return check
 
 
+def at_least(low: float) -> Check:
+    """Accept a finite number from ``low`` on."""
+
+    def check(value: Any) -> str | None:
+        return None if is_number(value) and value >= low else f"a number of at least {low:g}"
+
+    return check
+
+
 def one_of(*choices: str) -> Check:
     """Accept one of a few strings."""
     accepted = "one of " + ", ".join(choices)
@@ -113,6 +124,17 @@ def optional(check: Check) -> Check:
 
 def _text(value: Any) -> str | None:
     return None if isinstance(value, str) and value.strip() else "a non-empty string"
+
+
+def _servers(value: Any) -> str | None:
+    if isinstance(value, str) and "@" in value:
+        return "HOST:PORT, separated by commas, without a user (that is sasl.username and sasl.password)"
+    return _text(value)
+
+
+def without_passwords(servers: Any) -> str:
+    """Return bootstrap servers for people: what stands before an ``@`` is hidden."""
+    return re.sub(r"[^,\s]*@", f"{SECRET}@", str(servers))
 
 
 def _boolean(value: Any) -> str | None:
@@ -178,8 +200,19 @@ def _kafka_options(value: Any) -> str | None:
     return None
 
 
+def _bound(value: Any) -> str | None:
+    if value is None:
+        return None
+    texts = [value] if isinstance(value, str) else value
+    try:
+        parse_bound(list(texts) if isinstance(texts, list | tuple) else ())
+    except ValueError as error:
+        return f"None or {str(error).removeprefix('expected ')}"
+    return None
+
+
 OPTIONS: Mapping[str, Option] = {
-    "bootstrap_servers": Option(REQUIRED, _text, "Kafka's addresses, host:port, separated by commas."),
+    "bootstrap_servers": Option(REQUIRED, _servers, "Kafka's addresses, host:port, separated by commas."),
     "topic": Option(REQUIRED, _text, "The topic to consume."),
     "group_id": Option(REQUIRED, _text, "The consumer group whose offsets are committed."),
     "processor_callable": Option(REQUIRED, _processor, "The function called with each message's value; it raises to fail."),
@@ -206,7 +239,7 @@ OPTIONS: Mapping[str, Option] = {
     "executor": Option("thread", one_of("thread", "process", "asyncio"), "Where the function runs; async def: on an event loop."),
     "backup_mode": Option("best-effort", one_of("best-effort", "strict", "off"), "What becomes of the backup under pressure."),
     "backup_retention_hours": Option(
-        None, optional(_hours), "Hours after which closed backup files are deleted, None for never; dead letters never are."
+        None, optional(_hours), "Hours after which closed backup files are deleted; without it, never. Dead letters never are."
     ),
     "backup_compress": Option(False, _boolean, "Compress the backup files of closed hours with gzip."),
     "commit_metadata": Option(True, _boolean, "Record what is finished beyond a gap in the commit's metadata."),
@@ -214,7 +247,9 @@ OPTIONS: Mapping[str, Option] = {
         20_000, integer(1), "Offsets that may be finished after an unfinished message before polling of its partition pauses."
     ),
     "on_offset_out_of_range": Option(
-        "fail", one_of("fail", "earliest", "latest"), "What to do when messages were deleted from the topic before they were read."
+        "fail",
+        one_of("fail", "earliest", "latest"),
+        "What to do when messages were deleted from the topic before they were read.",
     ),
     "max_failure_ratio": Option(
         None, optional(ratio()), "Failed share of the last 200 messages or more at which polling pauses until it is resumed."
@@ -224,6 +259,11 @@ OPTIONS: Mapping[str, Option] = {
         None, optional(seconds()), "Seconds of draining after which busy workers are given up, uncommitted; None: never."
     ),
     "shutdown_timeout_seconds": Option(30.0, seconds(), "Seconds that the final commit may take."),
+    "replay_from": Option(None, _bound, "Where to begin, whatever the group has committed."),
+    "replay_to": Option(None, _bound, "Where to end, as it is at the start."),
+    "replay_commit": Option(False, _boolean, "Replay in the group, and commit: it goes on from there afterwards."),
+    "max_rate": Option(None, optional(at_least(1)), "Messages a second that are taken, at the most."),
+    "fail_on_dlq": Option(False, _boolean, "End with exit code 1 when a message has failed."),
     "kafka_options": Option({}, _kafka_options, "Any option of librdkafka, passed through; values are never shown."),
 }
 
@@ -264,8 +304,12 @@ def _show(name: str, value: Any) -> str:
     """Return the value for a message: short, and never one of kafka_options."""
     if name == "kafka_options":
         return f"{type(value).__name__} {SECRET}"
-    text = repr(value)
+    text = without_passwords(repr(value)) if name == "bootstrap_servers" else repr(value)
     return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _texts(value: Any) -> tuple[str, ...] | None:
+    return None if value is None else (value,) if isinstance(value, str) else tuple(value)
 
 
 class KafkaConsumerConfig:
@@ -309,6 +353,11 @@ class KafkaConsumerConfig:
     shutdown_warning_seconds: float
     shutdown_drain_seconds: float | None
     shutdown_timeout_seconds: float
+    replay_from: tuple[str, ...] | None
+    replay_to: tuple[str, ...] | None
+    replay_commit: bool
+    max_rate: float | None
+    fail_on_dlq: bool
     kafka_options: dict[str, Any]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -347,25 +396,32 @@ class KafkaConsumerConfig:
                 problems.append(f"{name}: expected {accepted}, got {_show(name, value)}")
         if not problems and self.backup_mode != "off" and _same_file(self.backup_path, self.dlq_path):
             problems.append(f"dlq_path: expected another file than backup_path, got {_show('dlq_path', self.dlq_path)} for both")
+        if not problems:
+            problems += self._replay_problems()
         if not problems and self.executor != "thread":
-            problems += self._executor_problems()
+            target = self.processor_callable
+            problems += executor_problems(self.executor, resolve_processor(target) if isinstance(target, str) else target)
         return problems
 
-    def _executor_problems(self) -> list[str]:
-        target = self.processor_callable
-        coroutine = _is_coroutine(resolve_processor(target) if isinstance(target, str) else target)
-        if self.executor == "asyncio" and not coroutine:
-            return ["executor: expected 'thread' or 'process' for a plain function, got 'asyncio': it takes an 'async def' one"]
-        if self.executor == "process" and coroutine:
-            return ["executor: expected 'asyncio' for an 'async def' function (it runs on an event loop), got 'process'"]
-        return []
+    def _replay_problems(self) -> list[str]:
+        if self.replay_commit and self.replay_from is None and self.replay_to is None:
+            return ["replay_commit: expected replay_from or replay_to with it: every other run commits anyway"]
+        problems = []
+        for name in ("replay_from", "replay_to"):
+            texts = _texts(getattr(self, name))
+            others = {key[0] for key in parse_bound(texts).offsets} - {self.topic} if texts else set()
+            problems += [f"{name}: expected offsets of topic {self.topic!r}, got one of {topic!r}" for topic in sorted(others)]
+        return problems
 
     def _normalise(self) -> None:
         if isinstance(self.processor_callable, str):
-            self.processor_callable = resolve_processor(self.processor_callable)
+            spec = self.processor_callable
+            self.processor_callable = resolve_processor(spec)
+            self._named = (spec, self.processor_callable)
         self.backup_path = os.fspath(self.backup_path)
         self.dlq_path = os.fspath(self.dlq_path)
         self.fatal_exceptions = tuple(self.fatal_exceptions)
+        self.replay_from, self.replay_to = _texts(self.replay_from), _texts(self.replay_to)
 
     def validate_config(self) -> None:
         """Validate again after a field was assigned. Errors: ``ConfigError``."""
@@ -373,6 +429,12 @@ class KafkaConsumerConfig:
         if problems:
             raise ConfigError(problems)
         self._normalise()
+
+    @property
+    def processor_spec(self) -> str | None:
+        """The ``module:name`` that the processor was given as; None where it was given as an object."""
+        spec, target = getattr(self, "_named", (None, None))
+        return spec if target is self.processor_callable else None
 
     @property
     def processor_name(self) -> str:
@@ -394,8 +456,20 @@ class KafkaConsumerConfig:
             value = getattr(self, name, None)
             if name == "kafka_options" and isinstance(value, Mapping):
                 value = dict.fromkeys(value, SECRET)
+            elif name == "bootstrap_servers":
+                value = without_passwords(value)
             shown.append(f"{name}={value!r}")
         return f"KafkaConsumerConfig({', '.join(shown)})"
+
+
+def executor_problems(executor: str, processor: Callable[..., Any]) -> list[str]:
+    """Return a line when the function can't run there: a coroutine function runs on an event loop, and nothing else does."""
+    coroutine = _is_coroutine(processor)
+    if executor == "asyncio" and not coroutine:
+        return ["executor: expected 'thread' or 'process' for a plain function, got 'asyncio': it takes an 'async def' one"]
+    if executor == "process" and coroutine:
+        return ["executor: expected 'asyncio' for an 'async def' function (it runs on an event loop), got 'process'"]
+    return []
 
 
 def _is_coroutine(target: Any) -> bool:

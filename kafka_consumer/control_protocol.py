@@ -18,6 +18,7 @@ from enum import StrEnum
 from typing import Any, NoReturn
 
 from kafka_consumer.config import LOG_LEVELS
+from kafka_consumer.replay_bounds import parse_bound
 from kafka_consumer.snapshot import Snapshot, sanitise
 
 PROTOCOL = 1
@@ -128,6 +129,24 @@ def _partitions(value: Any) -> list[tuple[str, int]] | None:
     return [_partition(item) for item in value]
 
 
+def _some_partitions(value: Any) -> list[tuple[str, int]]:
+    found = _partitions(value)
+    if found is None:
+        raise ValueError("expected a list of [topic, partition], got null")
+    return found
+
+
+def _where(value: Any) -> int | str:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63:
+        return value
+    try:
+        if isinstance(value, str) and not parse_bound([value]).offsets:
+            return value
+    except ValueError:
+        pass
+    raise ValueError(f"expected an offset, earliest, latest, an ISO time or -2h, got {_shown(value)}")
+
+
 def _partition(item: Any) -> tuple[str, int]:
     if isinstance(item, dict) and item.keys() == {"topic", "partition"}:
         item = [item["topic"], item["partition"]]
@@ -152,9 +171,10 @@ _ARGUMENTS: Mapping[str, Mapping[str, _Argument]] = {
     "set_workers": {"count": _Argument(_worker_count)},
     "set_log_level": {"level": _Argument(_level)},
     "set_rate_limit": {"per_second": _Argument(_rate)},
+    "seek": {"partitions": _Argument(_some_partitions), "to": _Argument(_where)},
     "subscribe": {"interval_seconds": _Argument(_interval)},
 }
-_UNSUPPORTED = ("seek", "redrive")
+_UNSUPPORTED = ("redrive",)
 _FIELDS = ("type", "id", "command", "args", "expires_seconds")
 _ARGUMENT_NAMES = frozenset(name for arguments in _ARGUMENTS.values() for name in arguments)
 

@@ -15,21 +15,24 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from kafka_consumer.batch_queue import BatchQueue, value_size
-from kafka_consumer.csv_files import RotatingCsv, encode_headers, encode_pair, format_rows
-from kafka_consumer.dead_letter import dead_letter, headers_of, timestamp_of
+from kafka_consumer.backup_rows import BACKUP_COLUMNS, format_messages
+from kafka_consumer.batch_queue import BatchQueue, total_size, value_size
+from kafka_consumer.csv_files import RotatingCsv, encode_headers, encode_pair, format_rows, hourly_path
+from kafka_consumer.dead_letter import dead_letter
+from kafka_consumer.retention import Retention
 from kafka_consumer.shared_state import SharedState
 from kafka_consumer.types import DeadLetter
 
-BACKUP_COLUMNS = ("received_at", "topic", "partition", "offset", "timestamp", "key", "value", "headers", "encoding")
+__all__ = ["BACKUP_COLUMNS", "DLQ_COLUMNS", "BackupWriter", "DeadLetterWriter", "backup_csv_loop", "dlq_csv_loop", "now"]
+
 DLQ_COLUMNS = (
     "failed_at", "topic", "partition", "offset", "timestamp", "key", "value", "headers", "encoding",
     "error_type", "error_message", "stack_trace", "attempts", "worker_id",
 )  # fmt: skip
 
 TICK_SECONDS = 0.1  # how often an idle writer looks at the clock
-WRITE_BYTES = 4 << 20  # of values formatted at once: as rows they take several times as much memory
-VALUE_COLUMN = BACKUP_COLUMNS.index("value")  # the dead letters have it in the same place
+WRITE_BYTES = 4 << 20  # formatted at once: as rows they take several times as much memory
+WRITE_ROWS = 2000  # likewise; and how long other threads may have to wait for one call that formats them
 DLQ_TAIL = 50
 TAIL_BYTES = 4096
 
@@ -52,15 +55,16 @@ class CsvWriter(ABC):
         self._flush_seconds = shared_state.config.csv_flush_interval_seconds
         self._base = path
         self._file = RotatingCsv(path, self.columns)
-        # Taken from the pipe and not written yet: (when it was taken in ISO 8601, the item). All are of the open file's hour.
-        self._waiting: deque[tuple[str, Any]] = deque()
-        self._waiting_bytes = 0  # of their values
+        # Taken from the pipe and not written yet: (when they were taken in ISO 8601, the items). All are of the open file's hour.
+        self._waiting: deque[tuple[str, list[Any]]] = deque()
+        self.waiting_rows = 0  # in there; written by this thread, read by tests
+        self._waiting_bytes = 0  # their size()
         self._waiting_since = 0.0  # seconds since the epoch, by now()
         self._flushed_at = time.monotonic()
 
     @abstractmethod
-    def row(self, at: str, item: Any) -> tuple[Any, ...]:
-        """Return an item, taken ``at`` (ISO 8601), as a row."""
+    def format(self, at: str, items: list[Any]) -> bytes:
+        """Return items, taken ``at`` (ISO 8601), as rows."""
 
     @abstractmethod
     def written(self, items: list[Any]) -> None:
@@ -70,6 +74,22 @@ class CsvWriter(ABC):
     def flush_wanted(self) -> bool:
         """Whether somebody waits for what isn't written."""
 
+    @abstractmethod
+    def size(self, items: list[Any]) -> int:
+        """Return about how many bytes these items take."""
+
+    def synced(self) -> None:  # noqa: B027 - for writers that need it
+        """All that was written is on disk."""
+
+    def opening(self, at: datetime) -> None:  # noqa: B027 - for writers that need it
+        """The file of another hour is about to be opened, the one before it is closed."""
+
+    def lost(self) -> None:  # noqa: B027 - for writers that need it
+        """The file has failed: nothing more will be written."""
+
+    def ended(self) -> None:  # noqa: B027 - for writers that need it
+        """Nothing more comes, the file is closed."""
+
     def run(self) -> None:
         """Write until the consumer has stopped and the pipe is dry; end the consumer when a file fails."""
         try:
@@ -77,7 +97,7 @@ class CsvWriter(ABC):
             while not self._pipe.ended:
                 self.step()
             self.step(final=True)
-            self._file.close()
+            self._close()
         except Exception as error:  # whatever it is, nothing more can be recorded
             self.shared_state.logger.critical(
                 "%s file %s failed: %s: %s; stopping", self.name, self._file.path or self._base, type(error).__name__, error,
@@ -85,6 +105,8 @@ class CsvWriter(ABC):
             )  # fmt: skip
             self.shared_state.fail(f"the {self.name} file failed: {error}")
             self._abandon()
+        finally:
+            self.ended()
 
     def step(self, *, final: bool = False) -> None:
         """Take what is there, and write what is due."""
@@ -92,21 +114,22 @@ class CsvWriter(ABC):
         at = now()
         if self._file.due(at):
             # Rows taken before the hour ended belong to it; those just taken to the new one.
-            self._write(len(self._waiting))
+            self._write(self.waiting_rows)
             self._open(at)
         if items:
             if not self._waiting:
                 self._waiting_since = at.timestamp()
-            stamp = at.isoformat()
-            self._waiting.extend([(stamp, item) for item in items])
-            self._waiting_bytes += sum(map(value_size, items))
-        whole_batches = len(self._waiting) // self._batch_size * self._batch_size
+            self._waiting.append((at.isoformat(), items))
+            self.waiting_rows += len(items)
+            self._waiting_bytes += self.size(items)
+        whole_batches = self.waiting_rows // self._batch_size * self._batch_size
         if final or self._due(at):
-            self._write(len(self._waiting))
+            self._write(self.waiting_rows)
             self._file.sync()
+            self.synced()
             self._flushed_at = time.monotonic()
         elif whole_batches or self._waiting_bytes >= WRITE_BYTES:
-            self._write(whole_batches if self._waiting_bytes < WRITE_BYTES else len(self._waiting))
+            self._write(whole_batches if self._waiting_bytes < WRITE_BYTES else self.waiting_rows)
 
     def _due(self, at: datetime) -> bool:
         if self.flush_wanted():
@@ -117,6 +140,8 @@ class CsvWriter(ABC):
         return max(waited, waited_by_now) >= self._flush_seconds
 
     def _open(self, at: datetime) -> None:
+        self._close()
+        self.opening(at)
         self._file.open(at)
         if self._file.torn is not None:
             self.shared_state.logger.warning(
@@ -124,22 +149,45 @@ class CsvWriter(ABC):
             )
             self._file.torn = None
 
+    def _close(self) -> None:
+        self._file.close()
+        self.synced()
+
     def _write(self, count: int) -> None:
+        """Write that many rows, the oldest; about ``WRITE_BYTES`` at a time."""
         while count > 0:
-            taken, rows, size = [], [], 0
-            while count > 0 and size < WRITE_BYTES:
-                at, item = self._waiting.popleft()
-                row = self.row(at, item)
-                taken.append(item)
-                rows.append(row)
-                self._waiting_bytes -= value_size(item)
-                size += len(row[VALUE_COLUMN])
-                count -= 1
-            self._file.write(format_rows(rows))
+            rows: list[bytes] = []
+            taken: list[Any] = []
+            room = WRITE_BYTES
+            while count > 0 and room > 0:
+                at, items = self._take(min(count, WRITE_ROWS), room)
+                rows.append(self.format(at, items))
+                taken += items
+                size = self.size(items)
+                self._waiting_bytes -= size
+                room -= size
+                count -= len(items)
+            self._file.write(b"".join(rows))
             self.written(taken)
+
+    def _take(self, most: int, room: int) -> tuple[str, list[Any]]:
+        """Remove and return the oldest items, all taken at the same time: at least one, and no more than fill the room."""
+        at, items = self._waiting.popleft()
+        if self._waiting_bytes > room:
+            fitting = 0
+            while fitting < min(most, len(items)) and room > 0:
+                room -= self.size(items[fitting : fitting + 1])
+                fitting += 1
+            most = fitting
+        if most < len(items):
+            self._waiting.appendleft((at, items[most:]))
+            items = items[:most]
+        self.waiting_rows -= len(items)
+        return at, items
 
     def _abandon(self) -> None:
         """The file is lost: close it if that still works, and keep the pipe from filling memory until all have ended."""
+        self.lost()
         try:
             self._file.close()
         except OSError as error:
@@ -156,25 +204,45 @@ class BackupWriter(CsvWriter):
 
     def __init__(self, shared_state: SharedState) -> None:
         config = shared_state.config
-        super().__init__(shared_state, shared_state.backup_csv_queue, config.backup_path, config.csv_batch_size)
+        self._messages = shared_state.backup_csv_queue
+        self._written_total = 0  # in the order in which they were put
+        hours, compress = config.backup_retention_hours, config.backup_compress
+        self._retention = Retention(config.backup_path, hours, compress, shared_state.logger)
+        super().__init__(shared_state, self._messages, config.backup_path, config.csv_batch_size)
 
-    def row(self, at: str, item: Any) -> tuple[Any, ...]:
-        """Return a message as a row."""
-        key, value, encoding = encode_pair(item.key(), item.value())
-        headers = headers_of(item)
-        return (
-            at, item.topic(), item.partition(), item.offset(), timestamp_of(item), key, value,
-            encode_headers(headers) if headers else "[]", encoding,
-        )  # fmt: skip
+    def format(self, at: str, items: list[Any]) -> bytes:
+        """Return messages as rows."""
+        return format_messages(at, items)
+
+    def size(self, items: list[Any]) -> int:
+        """Return the bytes of their values."""
+        return total_size(items)
 
     def written(self, items: list[Any]) -> None:
         """Count them, and make room for others."""
-        self.shared_state.backup_csv_queue.written(items)
+        self._messages.written(items)
+        self._written_total += len(items)
         self.shared_state.counters.backup_written += len(items)
 
+    def synced(self) -> None:
+        """Let those go on who wait for the backup."""
+        self._messages.synced(self._written_total)
+
     def flush_wanted(self) -> bool:
-        """Nobody waits for the backup."""
-        return False
+        """Somebody waits until what was polled is on disk (``backup_mode`` "strict")."""
+        return self._messages.flush_wanted
+
+    def opening(self, at: datetime) -> None:
+        """Look after the hours before this one."""
+        self._retention.look(at, hourly_path(self._base, at))
+
+    def lost(self) -> None:
+        """Let nobody wait for the backup."""
+        self._messages.give_up()
+
+    def ended(self) -> None:
+        """Nothing is deleted or compressed any more."""
+        self._retention.stop()
 
 
 class DeadLetterWriter(CsvWriter):
@@ -191,15 +259,21 @@ class DeadLetterWriter(CsvWriter):
         # gets a whole tuple.
         self.tail: tuple[tuple[float, DeadLetter], ...] = ()
 
-    def row(self, at: str, item: Any) -> tuple[Any, ...]:
-        """Return a dead letter as a row."""
-        letter = as_letter(item)
+    def format(self, at: str, items: list[Any]) -> bytes:
+        """Return dead letters as rows."""
+        return format_rows([self._row(at, as_letter(item)) for item in items])
+
+    def _row(self, at: str, letter: DeadLetter) -> tuple[Any, ...]:
         key, value, encoding = encode_pair(letter.key, letter.value)
         return (
             at, letter.topic, letter.partition, letter.offset, letter.timestamp, key, value,
             encode_headers(letter.headers), encoding, letter.error_type, letter.error_message, letter.stack_trace,
             letter.attempts, letter.worker_id,
         )  # fmt: skip
+
+    def size(self, items: list[Any]) -> int:
+        """Return about how many bytes these take: a failure's trace may be longer than its value."""
+        return sum([value_size(item) + (len(item.stack_trace) if isinstance(item, DeadLetter) else 0) for item in items])
 
     def written(self, items: list[Any]) -> None:
         """Sync, then let their offsets go."""

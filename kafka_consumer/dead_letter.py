@@ -48,6 +48,11 @@ def headers_of(message: Any) -> Headers:
         headers = message.headers()
     except Exception:  # noqa: BLE001 - made by hand, without any; or a hostile one
         return ()
+    return as_headers(headers)
+
+
+def as_headers(headers: Any) -> Headers:
+    """Return what a message's ``headers()`` gave as they are kept; empty for none."""
     return tuple([(name, _as_bytes(value)) for name, value in headers]) if headers else ()
 
 

@@ -34,6 +34,10 @@ class LostPartitionError(KafkaConsumerError, LookupError):
     """A command names a partition that isn't assigned to this consumer (any more); nothing was done."""
 
 
+class ReplayError(KafkaConsumerError, LookupError):
+    """``replay_from`` or ``replay_to`` names what the brokers don't have; the run ends, exit code 1."""
+
+
 class ClientClosedError(KafkaConsumerError, RuntimeError):
     """A request was posted to a Kafka client whose owner thread has ended."""
 
@@ -51,3 +55,11 @@ class WorkerProcessDiedError(KafkaConsumerError, RuntimeError):
 
     It counts as a failed attempt, and may be named in ``fatal_exceptions``.
     """
+
+
+class FileFormatError(KafkaConsumerError, ValueError):
+    """A file isn't one that kc wrote, or is damaged where it must not be; nothing was done."""
+
+
+class RedriveError(KafkaConsumerError, RuntimeError):
+    """Dead letters couldn't be sent; what was sent before is in the journal, so that the next run goes on from there."""

@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections.abc import Iterable
 
+from kafka_consumer.csv_files import open_private
 from kafka_consumer.errors import FilesInUseError
 
 
@@ -20,7 +21,7 @@ class FileLocks:
         """Take all locks or none. Errors: ``FilesInUseError`` when another consumer holds one, ``OSError``."""
         try:
             for path in self._paths:
-                descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+                descriptor = open_private(f"{path}.lock", os.O_RDWR)
                 self._descriptors.append(descriptor)
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

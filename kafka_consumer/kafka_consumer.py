@@ -18,23 +18,28 @@ from typing import Any
 
 from confluent_kafka import KafkaException
 
-from kafka_consumer.client import Client
+from kafka_consumer.client import Client, librdkafka_logger
 from kafka_consumer.config import KafkaConsumerConfig, check_option, is_number
 from kafka_consumer.csv_writers import BackupWriter, DeadLetterWriter
-from kafka_consumer.errors import ClientClosedError, ConfigError, FilesInUseError, RequestTimeoutError
+from kafka_consumer.errors import ClientClosedError, ConfigError, FilesInUseError, ReplayError, RequestTimeoutError
 from kafka_consumer.file_lock import FileLocks
 from kafka_consumer.kafka_properties import mask_values
 from kafka_consumer.logs import LogTail
 from kafka_consumer.offset_manager import Committer
+from kafka_consumer.out_of_range import start_of_new_group
 from kafka_consumer.polling_thread import Poller
+from kafka_consumer.process_executor import check_process
+from kafka_consumer.replay import Plan, is_outside, make_plan
+from kafka_consumer.replay_bounds import Bound, parse_bound
 from kafka_consumer.shared_state import SharedState
 from kafka_consumer.signal_handler import SignalHandler
 from kafka_consumer.snapshot import Snapshot
 from kafka_consumer.snapshot_builder import SnapshotBuilder
 from kafka_consumer.types import Phase, TopicPartitionKey, WorkerState
-from kafka_consumer.worker_pool import WorkerPool
+from kafka_consumer.worker_pool import new_pool
 
 LOOK_SECONDS = 0.5  # how often the shutdown thread looks whether the run is over, should polling be stuck
+SIGNAL_SECONDS = 0.5  # how long a signal that another thread was given may wait for its handler
 CLOSE_SECONDS = 10.0  # how long leaving the group may take before it is given up
 USAGE_EXIT_CODE = 2
 
@@ -52,7 +57,8 @@ class KafkaConsumer:
         self.exit_code: int | None = None
         self._client = Client(consumer)
         self._committer = Committer(self.shared_state, self._client)
-        self._pool = WorkerPool(self.shared_state)
+        self._committer.outside = is_outside(config)
+        self._pool = new_pool(self.shared_state)
         self._dead_letters = DeadLetterWriter(self.shared_state)
         self._backup = BackupWriter(self.shared_state) if config.backup_mode != "off" else None
         self._log_tail = LogTail()
@@ -74,7 +80,10 @@ class KafkaConsumer:
             signals.register()
         try:
             self.start()
-            self.join()
+            # In steps: a signal that came while the process was suspended may go to any thread, and wouldn't wake this one, in
+            # which Python runs the handlers.
+            while not self.join(SIGNAL_SECONDS):
+                pass
         except (ConfigError, FilesInUseError) as error:
             self.shared_state.logger.error("%s", error)  # noqa: TRY400 - a user's mistake gets one line
             self.exit_code = USAGE_EXIT_CODE
@@ -86,17 +95,17 @@ class KafkaConsumer:
     def start(self) -> None:
         """Start the threads and return. Errors: ``ConfigError``, ``FilesInUseError``; nothing runs then."""
         if self.config.executor == "process":
-            raise ConfigError("executor: expected 'thread' in this version, got 'process'")
+            check_process(self.config, unless=lambda: not self.shared_state.running.is_set())
         try:
             self._locks.acquire()
         except OSError as error:
             raise ConfigError(f"the files of backup_path and dlq_path can't be locked: {error}") from error
-        self.shared_state.logger.addHandler(self._log_tail)
+        self._listen()
         try:
             self._poller = self._connect()
         except BaseException:
             self._locks.release()
-            self.shared_state.logger.removeHandler(self._log_tail)
+            self._stop_listening()
             raise
         self._builder = self._snapshots(self._poller)
         for pipe in self._pipes():
@@ -169,6 +178,18 @@ class KafkaConsumer:
         self._ask(lambda poller: setattr(poller, "rate_limit", per_second))
         self.shared_state.logger.info("rate limit: %s", "none" if per_second is None else f"{per_second:g} messages a second")
 
+    def seek(self, partitions: Iterable[TopicPartitionKey], to: int | str) -> None:
+        """Go on elsewhere: at an offset, ``earliest``, ``latest``, an ISO time, or ``-2h``. What is in work there is finished in vain.
+
+        Errors: ``LostPartitionError``; ``ConfigError`` for a place that makes no sense; ``KafkaException`` when no broker answers.
+        """
+        try:
+            bound = None if isinstance(to, int) else parse_bound([to])
+        except ValueError as error:
+            raise ConfigError(f"to: {error}") from None
+        keys = set(partitions)
+        self._ask(lambda poller: poller.seek(keys, Bound(offsets=dict.fromkeys(keys, int(to))) if bound is None else bound))
+
     def _ask(self, request: Callable[[Poller], None]) -> None:
         """Have the polling thread do something. Errors: ``ClientClosedError`` when it has ended, ``RequestTimeoutError``."""
         poller = self._poller
@@ -179,6 +200,7 @@ class KafkaConsumer:
     # --- building -------------------------------------------------------------------------------------------------------------
 
     def _connect(self) -> Poller:
+        start_of_new_group(self.config.kafka_options)  # raises here what would be too late later
         holder: list[Poller] = []
         if self._client.consumer is None:
             try:
@@ -188,8 +210,22 @@ class KafkaConsumer:
                 raise ConfigError(f"kafka_options: {mask_values(said, self.config.kafka_options)}") from None
         poller = Poller(self.shared_state, self._client.consumer, self._committer, self._client.serve)
         poller.partitions.subscribed = True
+        poller.breaker.recent_errors = lambda: [letter.error_type for _, letter in self._dead_letters.tail]
         holder.append(poller)
         return poller
+
+    def _listen(self) -> None:
+        """Keep the latest records, and secrets out of all of them, whoever handles them."""
+        redactor = self.shared_state.redactor
+        self._log_tail.addFilter(redactor)
+        for logger in (self.shared_state.logger, librdkafka_logger()):
+            logger.addFilter(redactor)
+        self.shared_state.logger.addHandler(self._log_tail)
+
+    def _stop_listening(self) -> None:
+        self.shared_state.logger.removeHandler(self._log_tail)
+        for logger in (self.shared_state.logger, librdkafka_logger()):
+            logger.removeFilter(self.shared_state.redactor)
 
     def _snapshots(self, poller: Poller | None) -> SnapshotBuilder:
         return SnapshotBuilder(self.shared_state, poller, self._pool, self._committer, self._dead_letters, self._log_tail)
@@ -218,9 +254,7 @@ class KafkaConsumer:
         self._client.own()
         callbacks = poller.partitions
         try:
-            self._client.consumer.subscribe(
-                [self.config.topic], on_assign=callbacks.on_assign, on_revoke=callbacks.on_revoke, on_lost=callbacks.on_lost
-            )
+            self._begin(poller)
             poller.run()
             self._polled_out.set()
             poller.linger(self._leave)
@@ -235,6 +269,38 @@ class KafkaConsumer:
                 self._client.close()
             finally:
                 self._client.disown()
+
+    def _begin(self, poller: Poller) -> None:
+        """Join the group; or, for a replay, take what is to be replayed."""
+        consumer, callbacks = self._client.consumer, poller.partitions
+        plan = self._plan()
+        if plan is not None:
+            self.shared_state.logger.info("replay%s: %s", " outside the group, nothing is committed" if plan.outside else "",
+                                          plan.describe() or "nothing lies between its bounds")  # fmt: skip
+            poller.follow(plan)
+        if plan is None or not plan.outside:
+            if self.shared_state.running.is_set():
+                consumer.subscribe(
+                    [self.config.topic], on_assign=callbacks.on_assign, on_revoke=callbacks.on_revoke, on_lost=callbacks.on_lost
+                )
+        elif plan.empty:
+            self.stop("nothing to replay")
+        else:
+            callbacks.assign(consumer)
+
+    def _plan(self) -> Plan | None:
+        """Ask the brokers what the bounds mean, again and again while they don't answer."""
+        while self.shared_state.running.is_set():
+            try:
+                return make_plan(self.config, self._client.consumer)
+            except ReplayError as error:
+                self.shared_state.logger.critical("%s; stopping", error)
+                self.shared_state.fail(str(error))
+            except KafkaException as error:
+                self.shared_state.logger.error("where the replay begins and ends can't be asked, trying again: %s", error)  # noqa: TRY400
+                self._client.serve()
+                self.shared_state.shutdown_event.wait(LOOK_SECONDS)
+        return None
 
     # --- the shutdown thread --------------------------------------------------------------------------------------------------
 
@@ -273,14 +339,34 @@ class KafkaConsumer:
                 return
 
     def _join_workers(self) -> None:
+        """Wait for the workers, however long they take, unless ``shutdown_drain_seconds`` bounds it."""
         warn_after = self.config.shutdown_warning_seconds
-        while not self._pool.join(warn_after):
-            now = time.monotonic()
-            busy = [s for s in self._pool.statuses() if s.state is WorkerState.BUSY]
-            names = [f"worker {s.id} ({s.topic}-{s.partition}@{s.offset}, {now - s.since:.0f} s)" for s in busy[:20]]
-            self.shared_state.logger.warning(
-                "still draining after %g s, waiting for %d workers: %s", warn_after, len(busy), ", ".join(names)
-            )
+        bound = self.config.shutdown_drain_seconds
+        deadline = math.inf if bound is None else time.monotonic() + bound
+        while not self._pool.join(min(warn_after, max(0.0, deadline - time.monotonic()))):
+            count, names = self._busy_workers()
+            if time.monotonic() >= deadline:
+                self._give_up_workers(f"{count} workers: {names}")
+                return
+            self.shared_state.logger.warning("still draining after %g s, waiting for %d workers: %s", warn_after, count, names)
+
+    def _busy_workers(self) -> tuple[int, str]:
+        """Return how many workers are busy, and for people which, with what, for how long."""
+        now = time.monotonic()
+        busy = [s for s in self._pool.statuses() if s.state is WorkerState.BUSY]
+        names = (f"worker {s.id} ({s.topic}-{s.partition}@{s.offset}, {now - s.since:.0f} s)" for s in busy[:20])
+        return len(busy), ", ".join(names)
+
+    def _give_up_workers(self, whom: str) -> None:
+        """Go on without the workers. What they hold, and what waits for them, isn't finished: no commit passes it."""
+        ours = [] if self._poller is None else list(self._poller.partitions.open.values())
+        unfinished = sum(assignment.unfinished for assignment in ours)
+        for assignment in ours:
+            self.shared_state.processing_queue.drop(assignment)
+        self._fail(
+            f"draining took longer than shutdown_drain_seconds={self.config.shutdown_drain_seconds:g}: {unfinished:,} messages "
+            f"stay unfinished and will be repeated after a restart; given up: {whom}"
+        )
 
     def _join(self, name: str, timeout: float | None = None) -> bool:
         thread = self._threads[name]
@@ -297,14 +383,14 @@ class KafkaConsumer:
     def _end(self) -> None:
         state = self.shared_state
         failed = state.lifecycle.failed
-        self.exit_code = 1 if failed else 0
-        state.lifecycle.advance(Phase.FAILED if failed else Phase.STOPPED)
         c = state.counters
+        self.exit_code = 1 if failed or (self.config.fail_on_dlq and c.failed) else 0
+        state.lifecycle.advance(Phase.FAILED if failed else Phase.STOPPED)
         state.logger.info(
             "ended: %d polled, %d processed, %d failed (%d dead letters written), %d backed up, %d not backed up; %s",
             c.polled, c.processed, c.failed, c.dlq_written, c.backup_written, c.backup_skipped, state.lifecycle.stop_reason,
         )  # fmt: skip
-        state.logger.removeHandler(self._log_tail)
+        self._stop_listening()
         self._ended.set()
 
 
@@ -314,7 +400,6 @@ def client_options(config: KafkaConsumerConfig, on_error: Callable[[Any], None] 
         "bootstrap.servers": config.bootstrap_servers,
         "group.id": config.group_id,
         "client.id": "kc",
-        "auto.offset.reset": "earliest",
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         # The end of a partition lets a commit pass the transaction markers there, and a stop target see that it can't come.
@@ -327,6 +412,8 @@ def client_options(config: KafkaConsumerConfig, on_error: Callable[[Any], None] 
     if config.kafka_options.get("group.protocol", "classic") == "classic":
         options["partition.assignment.strategy"] = "cooperative-sticky"
     options.update(config.kafka_options)
+    # An offset that isn't in the log is reported, never passed over in silence; out_of_range.py decides, a new group's start too.
+    options["auto.offset.reset"] = "error"
     if on_error is not None:
         options["error_cb"] = on_error
     return options

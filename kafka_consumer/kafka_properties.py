@@ -71,6 +71,11 @@ _COMMON = (
 )
 """Options that people write by hand, to name the one that was meant; librdkafka offers no list."""
 
+_FILES = frozenset({
+    "ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "ssl.keystore.location", "ssl.crl.location",
+})  # fmt: skip
+"""Options that name a file; librdkafka says of one that isn't there ``x509 certificate routines::BIO lib``."""
+
 _TELLING_LENGTH = 4
 """From this length on a value is hidden even within a word; shorter ones would hide half of the message."""
 
@@ -78,6 +83,11 @@ _quiet = logging.getLogger("kafka_consumer.librdkafka.check")
 _quiet.addHandler(logging.NullHandler())
 # The check's client lives for a millisecond; what it has to say is said again by the real one.
 _quiet.propagate = False
+
+
+def is_option_name(text: str) -> bool:
+    """Whether this may be the name of an option, of librdkafka or of Java's client; else it may be a value, even a secret."""
+    return re.fullmatch(r"[a-z][a-z0-9._-]*", text) is not None
 
 
 def is_utf8(text: str) -> bool:
@@ -100,7 +110,7 @@ def parse_properties(text: str, source: str) -> tuple[dict[str, str], list[str]]
             continue
         name, equals, value = line.partition("=")
         name = name.strip()
-        if not equals or not name:
+        if not equals or not is_option_name(name):
             problems.append(f"{source} line {number}: expected name=value")
         elif name in options:
             problems.append(f"{name} in {source}: given on line {lines_of[name]} and on line {number}; keep one of them")
@@ -125,6 +135,8 @@ def check_kafka_options(options: Mapping[str, Any], labels: Mapping[str, str]) -
             problems.append(f"{labels[name]}: an option of Java's client, librdkafka has none of that name: {JAVA_ONLY[name]}")
         elif name in _CODE_ONLY or name.endswith("_cb"):
             problems.append(f"{labels[name]}: this option can only be set in code")
+        elif name in _FILES and (reason := _unreadable(str(value))) is not None:
+            problems.append(f"{labels[name]}: expected a readable file: {reason}")
         elif not all(is_utf8(text) and "\0" not in text for text in (name, str(value))):
             problems.append(f"{labels[name]}: expected UTF-8 text without NUL characters, got {SECRET}")
         else:
@@ -138,6 +150,21 @@ def check_kafka_options(options: Mapping[str, Any], labels: Mapping[str, str]) -
             return [*problems, f"kafka options: {reason}"]
         problems.append(f"{labels[refused]}: {reason}")
         del remaining[refused]
+
+
+def _unreadable(path: str) -> str | None:
+    """Return why a file can't be read, or None; librdkafka also takes folders, and ``probe`` for the system's own."""
+    if path == "probe":
+        return None
+    try:
+        with open(path, "rb"):
+            return None
+    except IsADirectoryError:
+        return None
+    except OSError as error:
+        return error.strerror or str(type(error).__name__)
+    except ValueError:
+        return None  # NUL: the next check says so
 
 
 def _refusal(options: Mapping[str, Any]) -> tuple[str | None, str] | None:

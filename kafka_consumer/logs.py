@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Mapping
 from datetime import datetime
 from types import TracebackType
 from typing import Any, TextIO
@@ -22,6 +23,7 @@ from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 from rich.text import Text
 
+from kafka_consumer.redaction import Redactor
 from kafka_consumer.snapshot import LogView, sanitise
 
 LOGGER_NAME = "kafka_consumer"
@@ -138,11 +140,14 @@ class LogTail(logging.Handler):
             self.release()
 
 
-def setup_logging(level: str = "INFO", fmt: str = "rich", stream: TextIO | None = None) -> logging.Handler:
+def setup_logging(
+    level: str = "INFO", fmt: str = "rich", stream: TextIO | None = None, *, secrets: Mapping[str, Any] | None = None
+) -> logging.Handler:
     """Send the whole process's records to ``stream`` (default: stderr) and return the handler that does.
 
     ``fmt`` is "rich" (plain lines when the stream isn't a terminal) or "json". A handler set up before is replaced;
-    other handlers are left alone. Errors: ``ValueError`` for another format or an unknown level.
+    other handlers are left alone. ``secrets``: librdkafka's options, whose secret values are hidden. Errors:
+    ``ValueError`` for another format or an unknown level.
     """
     if fmt not in FORMATS:
         raise ValueError(f"expected fmt to be one of {', '.join(FORMATS)}, got {fmt!r}")
@@ -162,6 +167,7 @@ def setup_logging(level: str = "INFO", fmt: str = "rich", stream: TextIO | None 
         handler = logging.StreamHandler(target)
         handler.setFormatter(PlainFormatter())
     handler.set_name("kc")
+    handler.addFilter(Redactor(secrets or {}))
     root = logging.getLogger()
     root.setLevel(level)
     for old in [old for old in root.handlers if old.get_name() == "kc"]:

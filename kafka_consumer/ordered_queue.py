@@ -80,7 +80,7 @@ class OrderedQueue(WorkQueue):
 
     def _return(self, chunk: Chunk, retry: bool) -> None:
         if retry or chunk.lane is None:
-            self._chunks.appendleft(chunk)  # still outstanding: its lane waits for it
+            self._put_first(chunk)  # still outstanding: its lane waits for it
             return
         lane = self._lanes[chunk.lane]
         lane.waiting.appendleft(chunk)

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaError, KafkaException
 
+from kafka_consumer.out_of_range import OutOfRange
+from kafka_consumer.refusals import refusal
+from kafka_consumer.stop_targets import out_of_topic
+
 if TYPE_CHECKING:
     from kafka_consumer.rebalance import Partitions
     from kafka_consumer.shared_state import SharedState
@@ -18,16 +22,10 @@ UNKNOWN_TOPIC_SECONDS = 30.0  # how long a topic that was there may be missing, 
 METADATA_SECONDS = 5.0
 FIRST_UNREACHABLE_SECONDS = 1.0  # between two lines about brokers that can't be reached; doubled up to the longest
 LONGEST_UNREACHABLE_SECONDS = 30.0
+PROBE_SECONDS = 1.0  # how long a broker may take to show that it is there again
 
 # The names with an underscore are librdkafka's own errors, public as any other.
 # ruff: noqa: SLF001
-REFUSED = {
-    KafkaError._AUTHENTICATION,
-    KafkaError.SASL_AUTHENTICATION_FAILED,
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    KafkaError.GROUP_AUTHORIZATION_FAILED,
-    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-}
 UNKNOWN_TOPIC = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}
 UNREACHABLE = {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE, KafkaError._SSL}
 
@@ -46,6 +44,12 @@ class PollErrors:
         self._asked_at = 0.0
         self._unreachable_at = 0.0
         self._unreachable_pause = FIRST_UNREACHABLE_SECONDS
+        self._unreachable_since: float | None = None
+        self._unreachable_text = ""
+        self._has_ended = False  # by a reason found here
+        self._out_of_range = OutOfRange(shared_state, consumer, partitions)
+        # Stop targets of this topic, until it is known that their partitions exist.
+        self._targets = {key: at for key, at in (shared_state.config.stop_at_offset or {}).items() if key[0] == self._topic}
 
     def is_end(self, error: Any) -> bool:
         """Whether this is the end of a partition, which is no error."""
@@ -61,9 +65,12 @@ class PollErrors:
         """A call of the consumer raised."""
         self.came(exception.args[0] if exception.args else exception)
 
-    def came(self, error: Any) -> None:
-        """A polled message was an error: log it, and pause for a growing while; end when it can't pass."""
+    def came(self, error: Any, message: Any = None) -> None:
+        """A polled ``message`` was an error: log it, and pause for a growing while; end when it can't pass."""
         if self._final(error):
+            return
+        draining = self._shared_state.shutdown_event.is_set()
+        if _code(error) == KafkaError._AUTO_OFFSET_RESET and (draining or self._out_of_range.came(message, _text(error))):
             return
         self._shared_state.counters.poll_errors += 1
         if _code(error) in UNKNOWN_TOPIC and self._partitions.subscribed:
@@ -71,7 +78,6 @@ class PollErrors:
                 self._unknown_since = time.monotonic()
                 self._asked_at = 0.0
             return
-        draining = self._shared_state.shutdown_event.is_set()
         now = time.monotonic()
         if not draining or now >= self._quiet_until:
             self._quiet_until = now + self._pause
@@ -86,20 +92,70 @@ class PollErrors:
         """Librdkafka's error callback, inside a poll; must not raise. Brokers that can't be reached, refused authentication."""
         if self._final(error):
             return
+        if self._has_ended and _code(error) in UNREACHABLE:
+            return  # it was said why the consumer ends; that connections end with it is no news
         if _code(error) not in UNREACHABLE:
             self._shared_state.logger.error("Kafka client: %s", _text(error))
             return
         now = time.monotonic()
+        self._unreachable_text = _text(error)
+        if self._unreachable_since is None:
+            self._unreachable_since = now
         if now - self._unreachable_at < self._unreachable_pause:
             return
         if self._unreachable_at:
             self._unreachable_pause = min(LONGEST_UNREACHABLE_SECONDS, self._unreachable_pause * 2)
-        self._unreachable_at = now
-        self._shared_state.logger.error(
-            "no connection to Kafka at %s, trying again: %s", self._shared_state.config.bootstrap_servers, _text(error)
-        )
+        self._say_unreachable(now)
 
     def look(self) -> None:
+        """Decide what is still open: the connection, where partitions go on, the topic, the stop targets. Between two polls."""
+        self._look_for_connection()
+        self._out_of_range.look()
+        self._look_for_topic()
+        self._look_for_targets()
+
+    def _look_for_connection(self) -> None:
+        """Librdkafka reports a lost connection once: while it stays away, say so; when it is back, too."""
+        now = time.monotonic()
+        if self._unreachable_since is None or now - self._unreachable_at < self._unreachable_pause:
+            return
+        try:
+            self._consumer.list_topics(self._topic, timeout=PROBE_SECONDS)
+        except KafkaException:
+            self._unreachable_pause = min(LONGEST_UNREACHABLE_SECONDS, self._unreachable_pause * 2)
+            self._say_unreachable(time.monotonic())
+            return
+        self._shared_state.logger.info("Kafka answers again, %.0f s after a connection was lost", now - self._unreachable_since)
+        self._unreachable_since = None
+        self._unreachable_pause = FIRST_UNREACHABLE_SECONDS
+
+    def _say_unreachable(self, now: float) -> None:
+        self._unreachable_at = now
+        lasting = now - (self._unreachable_since or now)
+        self._shared_state.logger.error(
+            "no connection to Kafka at %s%s, trying again: %s",
+            self._shared_state.config.bootstrap_servers, f" for {lasting:.0f} s" if lasting >= 1 else "", self._unreachable_text,
+        )  # fmt: skip
+
+    def _look_for_targets(self) -> None:
+        """A stop target in a partition that the topic doesn't have would be waited for for ever."""
+        if not self._targets or not self._partitions.ever_assigned:
+            return
+        if not callable(getattr(self._consumer, "list_topics", None)):  # a given consumer may have less
+            self._targets = {}
+            return
+        try:
+            metadata = self._consumer.list_topics(self._topic, timeout=METADATA_SECONDS)
+        except KafkaException as error:
+            self._shared_state.logger.warning("the partitions of the stop targets couldn't be checked: %s", error)
+        else:
+            topic = metadata.topics.get(self._topic)
+            problem = None if topic is None or topic.error else out_of_topic(self._targets, topic.partitions)
+            if problem is not None:
+                self._end(problem)
+        self._targets = {}
+
+    def _look_for_topic(self) -> None:
         """Decide about a topic that was reported unknown: at once when it never was there, else when it doesn't come back."""
         if self._unknown_since is None:
             return
@@ -128,8 +184,9 @@ class PollErrors:
         if code == KafkaError.TOPIC_EXCEPTION:
             self._end(f"{self._topic!r} isn't a valid topic name: {_text(error)}")
             return True
-        if code in REFUSED:
-            self._end(f"Kafka refuses access: {_text(error)}")
+        refused = refusal(error)
+        if refused is not None:
+            self._end(refused)
             return True
         fatal = getattr(error, "fatal", None)
         if callable(fatal) and fatal() is True:
@@ -141,7 +198,9 @@ class PollErrors:
         return False
 
     def _end(self, reason: str) -> None:
-        self._shared_state.logger.critical("%s; stopping", reason)
+        if not self._has_ended:  # it may well be said again and again while draining
+            self._shared_state.logger.critical("%s; stopping", reason)
+        self._has_ended = True
         self._shared_state.fail(reason)
 
 

@@ -20,6 +20,7 @@ from kafka_consumer.failure_breaker import FailureBreaker
 from kafka_consumer.intake import check_values, runs_of
 from kafka_consumer.poll_errors import PollErrors
 from kafka_consumer.rebalance import Commits, Partitions
+from kafka_consumer.replay import resolve
 from kafka_consumer.stop_targets import StopTargets
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from kafka_consumer.assignment import Assignment
     from kafka_consumer.ports import MessageLike
+    from kafka_consumer.replay import Plan
+    from kafka_consumer.replay_bounds import Bound
     from kafka_consumer.shared_state import SharedState
     from kafka_consumer.types import TopicPartitionKey
 
@@ -78,11 +81,21 @@ class Poller:
         self._allowed_at = time.monotonic()
         self._watched_at = 0.0
         # Written by the console's thread, read here; single fields.
-        self.rate_limit: float | None = None  # messages a second
+        self.rate_limit: float | None = config.max_rate  # messages a second
         self.looked_at = 0.0  # monotonic: when somebody last asked for a snapshot
         # Written by this thread, read by snapshots; replaced as a whole.
         self.watermarks: dict[TopicPartitionKey, int] = {}
         self.operator_paused: frozenset[TopicPartitionKey] | None = frozenset()  # None: all
+
+    def follow(self, plan: Plan) -> None:
+        """Begin and end where a plan says. Before ``run``, in this thread."""
+        self.partitions.starts = plan.starts
+        self.partitions.only = plan.only
+        if plan.ends:
+            targets = dict(self._config.stop_at_offset or {})
+            for key, end in plan.ends.items():
+                targets[key] = min(end - 1, targets.get(key, end - 1))
+            self.targets = StopTargets(targets, self._config.topic, None if plan.outside else lambda: self.partitions.open)
 
     def run(self) -> None:
         """Poll until ``running`` is clear."""
@@ -222,6 +235,15 @@ class Poller:
         paused = frozenset(self.partitions.open) if self.operator_paused is None else self.operator_paused
         self.operator_paused = paused - keys
 
+    def seek(self, keys: set[TopicPartitionKey], where: Bound) -> None:
+        """Go on elsewhere, for the operator; in this thread, through ``serve``. Errors: as ``KafkaConsumer.seek``."""
+        self._ours(keys)
+        for key, at in resolve(where, sorted(keys), self._consumer).items():
+            assignment = self.partitions.renew(key)  # what is in flight belongs to the past
+            self.partitions.go_on_at(self._consumer, {assignment: at})
+            self.targets.reached.discard(key)
+            self._shared_state.logger.info("seek: %s-%d goes on at offset %d", *key, at)
+
     def _ours(self, keys: set[TopicPartitionKey] | None) -> None:
         lost = sorted((keys or set()) - set(self.partitions.open))
         if lost:
@@ -236,7 +258,8 @@ class Poller:
         if self._pressed or self._lingering or self.operator_paused is None:
             return ours
         held_back = frozenset() if self._commits is None else self._commits.held_back
-        return ours & (self.operator_paused | self.targets.reached | held_back)
+        others = frozenset() if self.partitions.only is None else ours - self.partitions.only
+        return others | (ours & (self.operator_paused | self.targets.reached | held_back))
 
     def _apply_pauses(self) -> None:
         """Tell the consumer what changed.

@@ -7,10 +7,10 @@ thread; so while a revocation waits for workers, it serves the requests of other
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeAlias
 
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import OFFSET_STORED, KafkaException, TopicPartition
 
 from kafka_consumer.assignment import Assignment
 from kafka_consumer.commit_metadata import Ranges, decode
@@ -47,6 +47,9 @@ class Partitions:
         self.changed = False  # partitions came or went since the polling loop last looked
         self.subscribed = False  # partitions come from the group; without it, each is taken as it appears
         self.ever_assigned = False
+        self.starts: Mapping[TopicPartitionKey, int] = {}  # where partitions begin when they are assigned for the first time
+        self.only: frozenset[TopicPartitionKey] | None = None  # what is taken of that which is assigned; None: all of it
+        self._begun: set[TopicPartitionKey] = set()
         self.drained = False  # no worker is left: a revocation has nothing to wait for
 
     # --- the polling loop ---------------------------------------------------------------------------------------------
@@ -96,15 +99,48 @@ class Partitions:
         # A topic that doesn't exist is assigned, too: without a partition.
         self.ever_assigned = self.ever_assigned or bool(partitions)
         committed = self._committed(consumer, partitions)
-        finished = self._finished_before(consumer, committed)
+        starts = {key: at for key, at in self.starts.items() if key not in self._begun}
+        finished = self._finished_before(consumer, {key: tp for key, tp in committed.items() if key not in starts})
         for tp in partitions:
             key = (tp.topic, tp.partition)
             old = self.open.get(key)
             if old is not None:
                 self._give_up([old])
             found = committed.get(key)
-            self._open(key, None if found is None else found.offset, finished.get(key, ()))
+            assignment = self._open(key, None if found is None else found.offset, finished.get(key, ()))
+            assignment.begins_at = starts.get(key)
+            self._begun.add(key)
+        others = [] if self.only is None else [tp for tp in partitions if (tp.topic, tp.partition) not in self.only]
+        if others or any((tp.topic, tp.partition) in starts for tp in partitions):
+            begin = [
+                TopicPartition(tp.topic, tp.partition, starts.get((tp.topic, tp.partition), OFFSET_STORED)) for tp in partitions
+            ]
+            try:
+                consumer.incremental_assign(begin)
+            except KafkaException:  # the group rebalances eagerly: there is only the whole assignment
+                consumer.assign(begin)
+        if others:  # before anything of them is fetched
+            consumer.pause([TopicPartition(tp.topic, tp.partition) for tp in others])
         self._shared_state.logger.info("assigned: %s", _show(partitions))
+
+    def assign(self, consumer: Any) -> None:
+        """Take the partitions of ``starts``, outside the group."""
+        self.ever_assigned = self.changed = True
+        for key, at in self.starts.items():
+            self._open(key, None).begins_at = at
+        consumer.assign([TopicPartition(*key, at) for key, at in self.starts.items()])
+        self._shared_state.logger.info("assigned, outside the group: %s", _show([TopicPartition(*key) for key in self.starts]))
+
+    def go_on_at(self, consumer: Any, going: Mapping[Assignment, int]) -> None:
+        """Have the consumer fetch from these offsets. A seek is refused where fetching has stopped, so they are assigned anew."""
+        for assignment, at in going.items():
+            assignment.begins_at = at
+        try:
+            consumer.incremental_unassign([TopicPartition(a.topic, a.partition) for a in going])
+            consumer.incremental_assign([TopicPartition(a.topic, a.partition, at) for a, at in going.items()])
+        except KafkaException:  # the group rebalances eagerly, or there is none: there is only the whole assignment
+            consumer.assign([TopicPartition(a.topic, a.partition, _as_it_is(a)) for a in self.open.values()])
+        self.changed = True  # so that pauses are told again
 
     def _finished_before(
         self, consumer: Any, committed: dict[TopicPartitionKey, TopicPartition]
@@ -194,6 +230,12 @@ class Partitions:
             assignment.close()
             self._queue.drop(assignment)
         self.open = {key: assignment for key, assignment in self.open.items() if assignment not in leaving}
+
+
+def _as_it_is(assignment: Assignment) -> int:
+    """Return the offset at which an assignment is to go on."""
+    begin = OFFSET_STORED if assignment.begins_at is None else assignment.begins_at
+    return begin if assignment.position is None else max(assignment.position, begin)
 
 
 def _show(partitions: list[TopicPartition]) -> str:

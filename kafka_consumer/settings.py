@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kafka_consumer.config import OPTIONS, REQUIRED, SECRET, KafkaConsumerConfig
+from kafka_consumer.config import OPTIONS, REQUIRED, SECRET, KafkaConsumerConfig, executor_problems, without_passwords
 from kafka_consumer.errors import ConfigError
 from kafka_consumer.kafka_properties import check_kafka_options, parse_properties
 from kafka_consumer.settings_sources import (
@@ -25,10 +25,11 @@ from kafka_consumer.settings_sources import (
     read_environment,
     read_file,
     read_text,
+    take_back,
 )
 from kafka_consumer.settings_table import SETTINGS, STRENGTH, Origin, Setting, Source
 from kafka_consumer.snapshot import sanitise
-from kafka_consumer.user_code import load_exception, load_processor
+from kafka_consumer.user_code import folder_warning, load_exception, load_processor
 
 __all__ = ["SETTINGS", "Origin", "Setting", "Settings", "Source", "load_settings"]
 
@@ -106,7 +107,7 @@ class Settings:
             raise ConfigError(problems)
         values = self._config_values()
         folder = self.values["app_dir"]
-        values["processor_callable"] = load_processor(self.values["processor_callable"], folder)
+        load_processor(self.values["processor_callable"], folder)  # complains in more detail than the configuration does
         values["fatal_exceptions"] = tuple(load_exception(name, folder) for name in self.values["fatal_exceptions"])
         try:
             return KafkaConsumerConfig(**values)
@@ -121,7 +122,8 @@ class Settings:
         processor = self.values["processor_callable"]
         if isinstance(processor, str) and all(processor.partition(":")):  # else reported already
             try:
-                load_processor(processor, folder)
+                target = load_processor(processor, folder)
+                problems += _relabelled(ConfigError(executor_problems(self.values["executor"], target)), self.origins)
             except ConfigError as error:
                 problems.append(f"{self.origins['processor_callable'].label}: can't use {processor!r}: {error}")
         for name in self.values["fatal_exceptions"]:
@@ -145,6 +147,8 @@ def show(key: str, value: Any) -> str:
         return "true" if value else "false"
     if key == "stop_at_offset" and isinstance(value, Mapping):
         return " ".join(f"{topic}:{partition}:{offset}" for (topic, partition), offset in value.items())
+    if key == "bootstrap_servers":
+        return without_passwords(value)
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, tuple | list):
@@ -189,6 +193,7 @@ def load_settings(
     kafka = _merge_kafka(layers, floor, values["command_config"], origins["command_config"], problems)
     values[KAFKA] = {name: option.value for name, option in kafka.items()}
     kafka_origins = {name: option.origin for name, option in kafka.items()}
+    warnings += folder_warning(values["app_dir"], label_of("app_dir", origins))
     spoiled = set().union(*(layer.spoiled for layer in layers))
     problems += _problems(values, origins, kafka_origins, spoiled, is_demo=is_demo)
     return Settings(
@@ -222,6 +227,7 @@ def _merge_kafka(layers: list[Layer], floor: int, properties: Any, origin: Origi
             if text is not None:
                 options, found = parse_properties(text, properties)
                 problems += found
+                take_back(options, properties, problems)
                 merged |= {name: Given(value, Origin(layer.source, f"{name} in {properties}")) for name, value in options.items()}
         merged |= layer.kafka
     return merged
@@ -233,7 +239,8 @@ def _problems(
 ) -> list[str]:
     """Check the merged values; what the user's modules do isn't looked at here."""
     problems = []
-    stand_ins: dict[str, Any] = {"processor_callable": _stand_in, "fatal_exceptions": (), KAFKA: {}}
+    stand_in = _async_stand_in if values["executor"] == "asyncio" else _stand_in
+    stand_ins: dict[str, Any] = {"processor_callable": stand_in, "fatal_exceptions": (), KAFKA: {}}
     for key, setting in SETTINGS.items():
         value = values[key]
         if not setting.in_config:
@@ -241,7 +248,7 @@ def _problems(
             if accepted is not None:
                 problems.append(f"{label_of(key, origins)}: expected {accepted}, got {value!r}")
         elif value is REQUIRED:
-            stand_ins[key] = _stand_in if key == "processor_callable" else "stand-in"
+            stand_ins[key] = stand_in if key == "processor_callable" else "stand-in"
             if key not in spoiled and not (is_demo and key == "bootstrap_servers"):
                 problems.append(f"{setting.option}: missing; it is required (or {setting.environment_names[0]}, "
                                 f"or {setting.file_names[0]} in kc.toml)")
@@ -266,6 +273,10 @@ def _problems(
 
 def _stand_in(_value: bytes | None) -> None:
     """Take the processor's place while everything else is checked."""
+
+
+async def _async_stand_in(_value: bytes | None) -> None:
+    """Take the place of a coroutine function."""
 
 
 def label_of(key: str, origins: Mapping[str, Origin]) -> str:

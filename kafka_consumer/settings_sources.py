@@ -9,14 +9,16 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kafka_consumer.config import SECRET
-from kafka_consumer.kafka_properties import is_utf8, parse_properties
+from kafka_consumer.kafka_properties import is_option_name, is_utf8, parse_properties
+from kafka_consumer.redaction import is_secret
 from kafka_consumer.settings_table import SETTINGS, Origin, Setting, Source
+from kafka_consumer.trust import OPTIONS_THAT_RUN_CODE, file_problem
 
 KAFKA = "kafka_options"
 DEFAULT_FILE = "kc.toml"
@@ -29,7 +31,7 @@ _SHOWN_LENGTH = 120
 class Given:
     """A value somebody gave, and where."""
 
-    value: Any
+    value: Any = field(repr=False)  # it may be a secret
     origin: Origin
 
 
@@ -49,7 +51,7 @@ class Layer:
         """Add a value of this source; what can't be read becomes a problem."""
         if setting.key == "stop_at_offset":
             value = _stop_targets(value, label, self.problems)
-        elif setting.key == "fatal_exceptions":
+        elif setting.key in ("fatal_exceptions", "replay_from", "replay_to"):
             value = _names(value, label, self.problems)
         elif isinstance(value, str) and not _is_clean(value, is_path=setting.key in _PATHS):
             self.problems.append(f"{label}: expected UTF-8 text without NUL characters, got {_short(value)}")
@@ -64,6 +66,10 @@ class Layer:
     def put_kafka(self, options: Mapping[str, Any], where: str) -> None:
         """Add options of librdkafka; ``where`` follows the option's name in a label."""
         for name, raw in options.items():
+            if not is_option_name(name):
+                # Not echoed: what is no name may be a value.
+                self.problems.append(f"an option {where}: expected a name of lower-case letters, digits and dots, got {SECRET}")
+                continue
             label = f"{name} {where}"
             # librdkafka reads "true", not Python's "True".
             value = str(raw).lower() if isinstance(raw, bool) else raw
@@ -74,6 +80,7 @@ class Layer:
 
 
 _UNREADABLE = object()
+_NAME_CODE = frozenset({"processor_callable", "app_dir", "fatal_exceptions"})
 _TOO_LARGE = 2**63
 _PATHS = frozenset({"backup_path", "dlq_path", "command_config", "app_dir", "socket"})
 
@@ -113,6 +120,10 @@ def read_file(path: str, label: str) -> Layer:
         layer.spoiled.update(SETTINGS)
         return layer
     by_name = {name: setting for setting in SETTINGS.values() for name in setting.file_names}
+    runs = [key for key in table if getattr(by_name.get(key.replace("-", "_")), "key", None) in _NAME_CODE]
+    refused = refusal(path, runs)
+    if refused is not None:
+        layer.problems.append(refused)
     written: dict[str, str] = {}
     for key, value in table.items():
         setting = by_name.get(key.replace("-", "_"))
@@ -126,11 +137,36 @@ def read_file(path: str, label: str) -> Layer:
             written[setting.key] = key
             if setting.key == KAFKA:
                 _put_kafka_table(layer, value, key, path)
+                take_back(layer.kafka, path, layer.problems)
+            elif setting.key in _NAME_CODE and refused is not None:
+                layer.spoiled.add(setting.key)  # and nothing is imported
             else:
                 # Where TOML has no value of its own, null, or spells it in lower case, the text is read as elsewhere.
                 read = setting.read if isinstance(value, str) and setting.key in ("processing_timeout", "log_level") else _as_is
                 layer.put(setting, read(value), f"{key} in {path}")
     return layer
+
+
+def refusal(path: str, names: Iterable[str]) -> str | None:
+    """Return why a file may not name code to run, or None; ``names`` are those of its entries that do."""
+    listed = ", ".join(names)
+    if not listed:
+        return None
+    try:
+        problem = file_problem(path)
+    except OSError as error:
+        problem = f"who can write it can't be found out: {error.strerror or error}"
+    return None if problem is None else f"{path}: refused, for it names code to run ({listed}) and {problem}"
+
+
+def take_back(options: dict[str, Any], path: str, problems: list[str]) -> None:
+    """Take the options that run code out again where the file may not name any: even a check by librdkafka would run it."""
+    names = [name for name in options if name in OPTIONS_THAT_RUN_CODE]
+    problem = refusal(path, names)
+    if problem is not None:
+        problems.append(problem)
+        for name in names:
+            del options[name]
 
 
 def _as_is(value: Any) -> Any:
@@ -200,7 +236,10 @@ def read_command_line(given: Mapping[str, Any]) -> Layer:
         if key == KAFKA:
             for number, text in enumerate(value, start=1):
                 name, equals, option_value = text.partition("=")
-                if equals and name.strip():
+                if equals and is_option_name(name.strip()):
+                    if is_secret(name.strip(), option_value):
+                        layer.warnings.append(f"-X {name.strip()}: every user of this machine can read a command line while it "
+                                              "runs; give a secret by --command-config FILE or KC_KAFKA")
                     layer.kafka[name.strip()] = Given(option_value, Origin(Source.COMMAND_LINE, f"-X {name.strip()}"))
                 else:
                     # The text isn't echoed: it may be a secret whose name was forgotten.
@@ -223,7 +262,7 @@ def _texts(value: Any) -> list[str] | None:
 def _names(value: Any, label: str, problems: list[str]) -> Any:
     texts = _texts(value)
     if texts is None:
-        problems.append(f"{label}: expected names of exception classes, got {_short(value)}")
+        problems.append(f"{label}: expected one or more names, got {_short(value)}")
         return _UNREADABLE
     return tuple(texts)
 

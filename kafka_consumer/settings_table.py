@@ -130,10 +130,12 @@ def _check_socket(value: Any) -> str | None:
 
 _NAMES = {
     "bootstrap_servers": "bootstrap-server", "group_id": "group", "processor_callable": "processor", "worker_count": "workers",
-    "stop_at_offset": "stop-at", "fatal_exceptions": "fatal-exception", "kafka_options": "kafka",
+    "stop_at_offset": "stop-at", "replay_from": "from", "replay_to": "to", "replay_commit": "commit",
+    "fatal_exceptions": "fatal-exception", "kafka_options": "kafka",
 }
 
 _READERS: Mapping[str, Callable[[str], Any]] = {
+    "max_rate": _optional_number,
     "processing_timeout": _optional_number, "backup_retention_hours": _optional_number, "log_level": _level,
     "shutdown_drain_seconds": _optional_number, "max_failure_ratio": _optional_number,
 }
@@ -142,8 +144,10 @@ _METAVARS = {
     "bootstrap_servers": "HOST:PORT[,…]", "processor_callable": "MODULE:CALLABLE", "log_level": "LEVEL",
     "stop_at_offset": "TOPIC:PARTITION:OFFSET", "processing_timeout": "SECONDS", "backup_path": "FILE", "dlq_path": "FILE",
     "max_message_size": "BYTES", "max_inflight_bytes": "BYTES", "value_encoding": "utf-8|binary",
-    "backup_retention_hours": "HOURS", "ordering": "unordered|key|partition", "executor": "thread|process|asyncio", "backup_mode": "best-effort|strict|off",
-    "fatal_exceptions": "EXCEPTION", "kafka_options": "KEY=VALUE", "topic": "TOPIC", "group_id": "GROUP",
+    "backup_retention_hours": "HOURS",
+    "ordering": "unordered|key|partition", "executor": "thread|process|asyncio", "backup_mode": "best-effort|strict|off",
+    "replay_from": "WHERE", "replay_to": "WHERE", "max_rate": "N", "fatal_exceptions": "EXCEPTION",
+    "kafka_options": "KEY=VALUE", "topic": "TOPIC", "group_id": "GROUP",
     "on_offset_out_of_range": "fail|earliest|latest", "max_failure_ratio": "RATIO", "shutdown_drain_seconds": "SECONDS",
 }
 
@@ -161,6 +165,7 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = {
         "stop_at_offset", "on_offset_out_of_range", "commit_interval_seconds", "commit_metadata", "max_uncommitted_span",
         "dev_mode",
     ),
+    "Replay": ("replay_from", "replay_to", "replay_commit", "max_rate", "fail_on_dlq"),
     "Files": (
         "backup_path", "dlq_path", "backup_mode", "backup_retention_hours", "backup_compress", "csv_batch_size",
         "csv_flush_interval_seconds", "dlq_csv_batch_size",
@@ -174,8 +179,11 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = {
 _HELP = {
     "processor_callable": "The function called with each message's value (bytes); it raises to fail.",
     "stop_at_offset": "Stop when this offset, inclusive, is processed; repeatable: all of them must be reached.",
+    "replay_from": "Begin at earliest, latest, TOPIC:PARTITION:OFFSET, an ISO time, or -2h; with --to, outside the group.",
+    "replay_to": "End there, as it is at the start: the same words; an offset is inclusive, a time isn't.",
     "fatal_exceptions": "An exception that is never retried: a builtin's name or module:Class; repeatable.",
-    "kafka_options": "Any option of librdkafka; repeatable, beats --command-config. Its value is never shown.",
+    "kafka_options": "Any option of librdkafka; repeatable, beats --command-config. Its value is never shown, but ps shows a "
+                     "command line: give secrets by --command-config or KC_KAFKA.",
     "processing_timeout": "Seconds after which a call's message goes to the dead letters, or none.",
 }
 
@@ -210,7 +218,7 @@ def _from_config(key: str) -> Setting:
         metavar=_METAVARS.get(key, metavar),
         read=_READERS.get(key, read),
         flag=isinstance(default, bool),
-        multiple=key in ("stop_at_offset", "fatal_exceptions", "kafka_options"),
+        multiple=key in ("stop_at_offset", "fatal_exceptions", "kafka_options", "replay_from", "replay_to"),
     )
 
 

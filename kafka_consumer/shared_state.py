@@ -10,6 +10,7 @@ from kafka_consumer.config import KafkaConsumerConfig, check_option, validate_co
 from kafka_consumer.errors import ConfigError
 from kafka_consumer.lifecycle import Lifecycle
 from kafka_consumer.ordered_queue import OrderedQueue
+from kafka_consumer.redaction import Redactor
 from kafka_consumer.work_queue import WorkQueue
 
 __all__ = ["ConfigError", "Counters", "KafkaConsumerConfig", "SharedState", "validate_config"]
@@ -47,6 +48,7 @@ class SharedState:
 
     def __init__(self, config: KafkaConsumerConfig) -> None:
         self.config = config
+        self.redactor = Redactor(config.kafka_options)
         self.running = RunningFlag()
         self.shutdown_event = threading.Event()
         self.lifecycle = Lifecycle()
@@ -79,12 +81,12 @@ class SharedState:
 
     def stop(self, reason: str = "stop() was called") -> None:
         """End the run: polling stops, queues drain. Idempotent; the first reason is kept."""
-        self.lifecycle.stop(reason, failed=False)
+        self.lifecycle.stop(self.redactor.redact(reason), failed=False)
         self._end()
 
     def fail(self, reason: str) -> None:
         """End the run because of a failure: as ``stop()``, and the exit code is 1."""
-        self.lifecycle.stop(reason, failed=True)
+        self.lifecycle.stop(self.redactor.redact(reason), failed=True)
         self.stop(reason)
 
     def _end(self) -> None:

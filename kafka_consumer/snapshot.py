@@ -102,7 +102,10 @@ class PartitionView:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Counts of messages since the start; ``rebalances`` counts assignments and revocations."""
+    """Counts of messages since the start; ``rebalances`` counts assignments and revocations.
+
+    ``records_lost``: deleted from the topic before they were read, at the most.
+    """
 
     polled: int
     processed: int
@@ -117,6 +120,7 @@ class Totals:
     commit_failures: int
     poll_errors: int
     rebalances: int
+    records_lost: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +188,10 @@ class LogView:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A consumer at one moment; ``at`` is seconds since the epoch, durations are seconds."""
+    """A consumer at one moment; ``at`` is seconds since the epoch, durations are seconds.
+
+    ``pause_reason`` says why polling was paused when no operator did it.
+    """
 
     version: int
     sequence: int
@@ -208,6 +215,7 @@ class Snapshot:
     stop_reason: str | None
     log_level: str
     stuck_threads: int
+    pause_reason: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dicts, lists, strings, numbers and None."""

@@ -32,6 +32,7 @@ from kafka_consumer.types import DeadLetter, PartitionStatus
 
 if TYPE_CHECKING:
     from kafka_consumer.assignment import Assignment, AssignmentView
+    from kafka_consumer.coroutine_executor import CoroutinePool
     from kafka_consumer.csv_writers import DeadLetterWriter
     from kafka_consumer.logs import LogTail
     from kafka_consumer.offset_manager import Committer
@@ -53,7 +54,7 @@ class SnapshotBuilder:
         self,
         shared_state: SharedState,
         poller: Poller | None,
-        pool: WorkerPool,
+        pool: WorkerPool | CoroutinePool,
         committer: Committer,
         dead_letters: DeadLetterWriter,
         log_tail: LogTail,
@@ -116,18 +117,20 @@ class SnapshotBuilder:
                 commit_failures=counters.commit_failures,
                 poll_errors=counters.poll_errors,
                 rebalances=counters.rebalances,
+                records_lost=counters.records_lost,
             ),
             rates=Rates(**{name: rate.update(getattr(counters, name), now) for name, rate in self._rates.items()}),
             latency=Latency(
                 processing=state.processing_queue.pace.samples.percentiles(),
                 poll_to_commit=self._committer.poll_to_commit.percentiles(),
             ),
-            replay=self._replay(partitions, now),
+            replay=self._replay(now),
             dlq_tail=self._dlq_tail(),
             log_tail=self._log_tail.tail(),
             stop_reason=None if state.lifecycle.stop_reason is None else sanitise(state.lifecycle.stop_reason),
             log_level=_level_name(state),
             stuck_threads=self._pool.stuck_threads,
+            pause_reason=_pause_reason(self._poller),
         )
 
     def _queues(self) -> dict[str, QueueView]:
@@ -166,7 +169,8 @@ class SnapshotBuilder:
         assignments = poller.partitions.open
         if self._order[0] is not assignments:
             self._order = (assignments, sorted(assignments))
-        marks, paused, targets = poller.watermarks, poller.operator_paused, self._shared_state.config.stop_at_offset or {}
+        marks, paused, targets = poller.watermarks, poller.operator_paused, poller.targets.offsets
+        broken = poller.breaker.reason is not None
         then, before = self._finished[0] if self._finished else (now, {})
         elapsed, wall = max(now - then, 1e-9), time.time()
         finished: dict[TopicPartitionKey, int] = {}
@@ -177,22 +181,25 @@ class SnapshotBuilder:
             # A partition that came back begins at 0 again: no negative rate.
             rate = max(0, view.finished - before.get(key, view.finished)) / elapsed
             held = paused is None or key in paused
-            views.append(_partition(key, view, marks.get(key), targets.get(key), rate, now, wall, held))
+            views.append(_partition(key, view, marks.get(key), targets.get(key), rate, now, wall, held, broken))
         self._finished.append((now, finished))
         while len(self._finished) > 2 and now - self._finished[0][0] > RATE_SECONDS:
             self._finished.popleft()
         return tuple(views)
 
-    def _replay(self, partitions: tuple[PartitionView, ...], now: float) -> Replay | None:
+    def _replay(self, now: float) -> Replay | None:
         """Return progress towards the stop targets, in offsets from where each partition began."""
+        if self._poller is None:
+            return None
         done = total = 0
-        for view in partitions:
-            at = view.committed if view.committed is not None else view.position
-            if view.stop_at is None or at is None:
+        for key, target in self._poller.targets.offsets.items():
+            assignment = self._poller.partitions.open.get(key)
+            progress = None if assignment is None else assignment.progress()
+            if progress is None:
                 continue
-            start = self._replay_start.setdefault((view.topic, view.partition), at)
-            total += max(0, view.stop_at + 1 - start)
-            done += max(0, min(at, view.stop_at + 1) - start)
+            start = self._replay_start.setdefault(key, progress[0])
+            total += max(0, target + 1 - start)
+            done += max(0, min(progress[1], target + 1) - start)
         if not self._replay_start:
             return None
         rate = self._replay_rate.update(done, now)
@@ -214,6 +221,7 @@ def _partition(
     now: float,
     wall: float,
     held: bool,
+    broken: bool,
 ) -> PartitionView:
     position, committed, in_flight, _, oldest, timestamp = view
     if high is not None and high < 0:
@@ -240,7 +248,7 @@ def _partition(
         "eta_seconds": 0.0 if left == 0 else left / rate if left is not None and rate > 0 else None,
         "oldest_seconds": None if oldest is None else max(0.0, now - oldest),
         "time_lag_seconds": max(0.0, wall - timestamp / 1000) if behind and timestamp is not None else None,
-        "note": "paused by the operator" if held else "",
+        "note": ("too many messages fail" if broken else "paused by the operator") if held else "",
     })  # fmt: skip
 
 
@@ -277,6 +285,11 @@ def _payload(data: bytes | None) -> str | None:
 
 def _calls(stack: list[str]) -> tuple[str, ...]:
     return tuple(sanitise(line, 300) for call in stack[-TRACE_LINES // 2 :] for line in call.splitlines())
+
+
+def _pause_reason(poller: Poller | None) -> str | None:
+    reason = None if poller is None else poller.breaker.reason
+    return None if reason is None else sanitise(reason)
 
 
 def _level_name(state: SharedState) -> str:

@@ -18,7 +18,7 @@ import click
 
 from kafka_consumer.errors import KafkaConsumerError
 from kafka_consumer.snapshot import sanitise
-from kafka_consumer.unix_socket import accepted_path
+from kafka_consumer.unix_socket import accepted_path, stranger
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -71,10 +71,12 @@ def _connect(path: str) -> socket.socket:
     connection.settimeout(ANSWER_SECONDS)
     try:
         connection.connect(path)
+        said = stranger(connection)
     except OSError as error:
-        connection.close()
         said = os.strerror(error.errno) if error.errno else str(error)
-        raise StatusError(f"no consumer can be reached at {sanitise(path, 200)}: {said}") from None
+    if said is not None:
+        connection.close()
+        raise StatusError(f"no consumer can be reached at {sanitise(path, 200)}: {said}")
     return connection
 
 
@@ -163,7 +165,7 @@ def _described(snapshot: Mapping[str, Any], path: str) -> str:
 def describe(snapshot: Mapping[str, Any]) -> str:
     """Return a snapshot (as plain objects) as lines of text. Errors: those of Python for a field that is missing or odd."""
     s = snapshot
-    flags = [f"commits {'OFF (dev mode)' if s['dev_mode'] else 'on'}"] + (["paused by the operator"] if s["paused"] else [])
+    flags = [f"commits {'OFF (dev mode)' if s['dev_mode'] else 'on'}"] + (["paused"] if s["paused"] else [])
     who = f"{_text(s['topic'])}  group {_text(s['group_id'])}  pid {s['pid']}"
     lines = [
         f"{who}  up {_duration(s['uptime_seconds'])}  {', '.join(flags)}",
@@ -192,7 +194,7 @@ def health(snapshot: Mapping[str, Any]) -> str:
     if stuck:
         return f"STUCK: {_count(len(stuck), 'worker')}, the longest for {_duration(max(stuck))}"
     if snapshot["paused"]:
-        return "PAUSED: by the operator"
+        return f"PAUSED: {_text(snapshot['pause_reason'])}" if snapshot.get("pause_reason") else "PAUSED: by the operator"
     rates = snapshot["rates"]
     if rates["failed"] > 0 and rates["failed"] >= FAILING_FRACTION * (rates["processed"] + rates["failed"]):
         return f"FAILING: {rates['failed']:,.1f} messages a second fail"

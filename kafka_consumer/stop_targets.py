@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from kafka_consumer.assignment import next_offset
 from kafka_consumer.types import TopicPartitionKey
@@ -12,8 +12,15 @@ from kafka_consumer.types import TopicPartitionKey
 class StopTargets:
     """The targets, inclusive offsets. Used by the polling thread alone."""
 
-    def __init__(self, targets: Mapping[TopicPartitionKey, int] | None, topic: str) -> None:
+    def __init__(
+        self,
+        targets: Mapping[TopicPartitionKey, int] | None,
+        topic: str,
+        ours: Callable[[], Collection[TopicPartitionKey]] | None = None,
+    ) -> None:
+        """``ours``: of several members each waits for what is assigned to it alone; without it, for all targets."""
         self._targets = dict(targets or {})
+        self._ours = ours
         # A target in a topic that isn't consumed is never reached; it counts only when there is no other.
         own = {key for key in self._targets if key[0] == topic}
         self._missing = own or set(self._targets)
@@ -43,10 +50,29 @@ class StopTargets:
         return end if target is None else min(end, next_offset(target))
 
     @property
+    def offsets(self) -> Mapping[TopicPartitionKey, int]:
+        """The targets. Never changed, so that snapshots may read them from other threads."""
+        return self._targets
+
+    @property
     def all_reached(self) -> bool:
         """Whether there is nothing left to wait for."""
-        return bool(self._targets) and self._missing <= self.reached
+        if self._ours is None:
+            return bool(self._targets) and self._missing <= self.reached
+        ours = self._missing.intersection(self._ours())
+        return bool(ours) and ours <= self.reached
 
     def describe(self) -> str:
         """Return the targets for a log line."""
-        return ", ".join(f"{topic}-{partition}@{offset}" for (topic, partition), offset in sorted(self._targets.items()))
+        shown = ", ".join(f"{topic}-{partition}@{offset}" for (topic, partition), offset in sorted(self._targets.items())[:10])
+        return shown if len(self._targets) <= 10 else f"{shown} and {len(self._targets) - 10} more"
+
+
+def out_of_topic(targets: Iterable[TopicPartitionKey], partitions: Collection[int]) -> str | None:
+    """Return what is wrong when a target's partition isn't one of its topic's ``partitions``: it would never be reached."""
+    wrong = sorted(key for key in targets if key[1] not in partitions)
+    if not wrong:
+        return None
+    names = ", ".join(f"{topic}-{partition}" for topic, partition in wrong[:10])
+    known = f"{len(partitions):,} partitions, 0 to {max(partitions)}" if len(partitions) > 1 else "one partition, 0"
+    return f"stop_at_offset: no such partition: {names}; the topic has {known}"

@@ -83,6 +83,15 @@ class Supervisor:
                 heapq.heapify(self._retries)
             return gone
 
+    def process_ended(self, *, timed_out: bool) -> None:
+        """A worker's process died, or was killed because its message was over its time; its worker goes on with another."""
+        counters = self._shared_state.counters
+        with self._wake:
+            if timed_out:
+                counters.timed_out += 1
+            else:
+                counters.crashed_workers += 1
+
     @property
     def waiting_retries(self) -> int:
         """Messages that wait for their next attempt."""
@@ -142,7 +151,9 @@ class Supervisor:
             if chunk is None:
                 continue
             seen[worker.id] = progress
-            if progress == self._seen.get(worker.id) and chunk.lane is None:
+            if progress != self._seen.get(worker.id):
+                continue
+            if chunk.lane is None and len(chunk) > 1:
                 rest = worker.relieve()
                 if rest is not None:
                     self._queue.put_back(rest)
@@ -178,6 +189,7 @@ class Supervisor:
 
     def _worker_ended(self, worker: Worker) -> None:
         if worker.crashed:
-            self._shared_state.counters.crashed_workers += 1
+            with self._wake:
+                self._shared_state.counters.crashed_workers += 1
             if self._replace is not None:
                 self._replace(worker)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from kafka_consumer.errors import ConfigError, FilesInUseError
 from kafka_consumer.file_lock import FileLocks
 from kafka_consumer.snapshot import sanitise
+from kafka_consumer.trust import folder_problem
 
 MAX_PATH_BYTES = 107 if sys.platform == "linux" else 103
 """How long a socket's path may be: the kernel's field, less its final NUL."""
@@ -51,6 +52,12 @@ def peer_of(connection: socket.socket) -> Peer:
         return Peer(uid, pid)
     _, uid = struct.unpack_from("=II", connection.getsockopt(0, _LOCAL_PEERCRED, _XUCRED_BYTES))
     return Peer(uid, None)
+
+
+def stranger(connection: socket.socket) -> str | None:
+    """Return who listens at the other end when that is a user whose word can't be taken for the consumer's, or None."""
+    peer = peer_of(connection)
+    return None if peer.allowed or os.geteuid() == 0 else f"it belongs to another user (uid {peer.uid})"
 
 
 def hung_up(connection: socket.socket) -> bool:
@@ -117,6 +124,9 @@ class Listener:
         folder = os.path.dirname(self.path)
         if folder:
             os.makedirs(folder, mode=0o700, exist_ok=True)
+        problem = folder_problem(folder or ".")
+        if problem is not None:
+            raise ConfigError(f"socket {self._shown}: {sanitise(problem, 300)}: another user could listen in its place")
         self._refuse_what_is_no_socket()
         # Held as long as this listens: two that start at the same moment can't both take over what a third left behind.
         self._locks.acquire()
@@ -136,6 +146,8 @@ class Listener:
             return False
         if not stat.S_ISSOCK(found.st_mode):
             raise ConfigError(f"socket {self._shown}: there is something else by that name; it is left as it is")
+        if found.st_uid != os.geteuid():
+            raise ConfigError(f"socket {self._shown}: it belongs to another user (uid {found.st_uid}); it is left as it is")
         return True
 
     def _take_over(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from kafka_consumer.config import resolve_processor
 from kafka_consumer.errors import ConfigError
+from kafka_consumer.trust import everyone_writes
 
 
 def use_folder(folder: str) -> None:
@@ -21,6 +22,15 @@ def use_folder(folder: str) -> None:
     if path in sys.path:
         sys.path.remove(path)
     sys.path.insert(0, path)
+
+
+def folder_warning(folder: Any, label: str) -> list[str]:
+    """Return a line when every user can put modules into the folder: whatever is imported later may be one of them."""
+    try:
+        risky = isinstance(folder, str) and everyone_writes(folder)
+    except (OSError, ValueError):
+        return []  # reported as a problem
+    return [f"{label}: every user can put modules into {folder!r}, and they would run here: chmod o-w"] if risky else []
 
 
 def load_processor(spec: str, folder: str) -> Callable[..., Any]:

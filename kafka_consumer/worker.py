@@ -13,7 +13,6 @@ and no counter needs to be kept for each message.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import sys
 import threading
@@ -28,9 +27,11 @@ from kafka_consumer.errors import MessageTooLargeError
 from kafka_consumer.types import WorkerState
 
 if TYPE_CHECKING:
+    from kafka_consumer.config import KafkaConsumerConfig
     from kafka_consumer.ports import MessageLike
     from kafka_consumer.shared_state import SharedState
     from kafka_consumer.supervisor import Supervisor
+    from kafka_consumer.types import DeadLetter
 
 
 class WorkerStatus(NamedTuple):
@@ -44,6 +45,21 @@ class WorkerStatus(NamedTuple):
     since: float
     processed: int
     failed: int
+
+
+def refusal(config: KafkaConsumerConfig, value: bytes | None) -> Exception | None:
+    """Return why the processor isn't called for this value, or None."""
+    if value is None:
+        return None
+    limit = config.max_message_size
+    if len(value) > limit:
+        return MessageTooLargeError(f"the value has {len(value):,} bytes; max_message_size is {limit:,}")
+    if config.value_encoding == "utf-8":
+        try:
+            value.decode()
+        except UnicodeDecodeError as error:
+            return error
+    return None
 
 
 class Worker:
@@ -79,15 +95,6 @@ class Worker:
 
     def run(self) -> None:
         """Work until no more will come. Returns early after a crash of the loop, or when the pool has replaced this worker."""
-        if not self._config.is_coroutine:
-            self._run()
-            return
-        process = self._config.processor_callable
-        with asyncio.Runner() as runner:  # a coroutine function: one call at a time on this worker's own event loop
-            self._process = lambda value: runner.run(process(value))
-            self._run()
-
-    def _run(self) -> None:
         finished: Chunk | None = None
         self.thread = threading.current_thread()
         try:
@@ -156,17 +163,17 @@ class Worker:
             error: Exception | None = None
             try:
                 value = message.value() if chunk.values is None else chunk.values[index]
-                refusal = self._refusal(value)
+                refused = refusal(self._config, value)
             except Exception as crash:
-                raise _LoopCrash(index) from crash
-            if refusal is None:
+                raise LoopCrash(index) from crash
+            if refused is None:
                 calls += 1
                 try:
                     self._process(value)
                 except Exception as raised:  # noqa: BLE001 - whatever the user's function raises is a failed message
                     error = raised
             else:
-                error = refusal
+                error = refused
             with self.lock:
                 self._calling = False
                 if self._turn_over:  # too late: the supervisor has reported it, and taken the rest of the chunk
@@ -174,21 +181,7 @@ class Worker:
                     self._stuck_on = None
                     return
             if error is not None:
-                self._failed(chunk, index, error, calls, final=refusal is not None)
-
-    def _refusal(self, value: bytes | None) -> Exception | None:
-        """Return why the processor isn't called for this value, or None."""
-        if value is None:
-            return None
-        limit = self._config.max_message_size
-        if len(value) > limit:
-            return MessageTooLargeError(f"the value has {len(value):,} bytes; max_message_size is {limit:,}")
-        if self._config.value_encoding == "utf-8":
-            try:
-                value.decode()
-            except UnicodeDecodeError as error:
-                return error
-        return None
+                self._failed(chunk, index, error, calls, final=refused is not None)
 
     def _failed(self, chunk: Chunk, index: int, error: Exception, calls: int, *, final: bool = False) -> None:
         with self.lock:
@@ -199,7 +192,11 @@ class Worker:
                 self._hand_to_retry(chunk, index, calls)
             else:
                 self.failed += 1
-                self._report_failure(chunk, index, dead_letter(chunk.messages[index], error, calls, self.id))
+                self._report_failure(chunk, index, self._letter(chunk.messages[index], error, calls))
+
+    def _letter(self, message: MessageLike, error: Exception, calls: int) -> DeadLetter:
+        """Return the record of a failure; for a call elsewhere there is more to say."""
+        return dead_letter(message, error, calls, self.id)
 
     def _hand_to_retry(self, chunk: Chunk, index: int, calls: int) -> None:
         """Give one message to the supervisor until its next attempt is due; with its lane's order kept. With the lock held."""
@@ -224,7 +221,7 @@ class Worker:
     def _crash(self, error: BaseException) -> Chunk | None:
         """The loop itself failed: no message in hand may be lost. Returns what is finished."""
         self.crashed = True
-        outside = isinstance(error, _LoopCrash) and error.__cause__ is not None
+        outside = isinstance(error, LoopCrash) and error.__cause__ is not None
         cause = error.__cause__ if outside and error.__cause__ is not None else error
         log = self.shared_state.logger
         with self.lock:
@@ -351,7 +348,7 @@ class Worker:
         topic = partition = offset = None
         message = self._stuck_on
         if message is None and chunk is not None:
-            message = chunk.messages[max(0, len(chunk) - len(self._todo) - 1)]
+            message = chunk.messages[self._position(chunk)] if len(chunk) else None
         if message is not None:
             topic, partition, offset = message.topic(), message.partition(), message.offset()
         if self.crashed:
@@ -364,6 +361,10 @@ class Worker:
             state = WorkerState.IDLE if chunk is None else WorkerState.BUSY
         return WorkerStatus(self.id, state, topic, partition, offset, since, self.processed, self.failed)
 
+    def _position(self, chunk: Chunk) -> int:
+        """Return the index of the message in work."""
+        return max(0, len(chunk) - len(self._todo) - 1)
 
-class _LoopCrash(Exception):  # noqa: N818 - not an error of its own: it carries one
+
+class LoopCrash(Exception):  # noqa: N818 - not an error of its own: it carries one
     """The message at this index broke the loop outside the processor."""

@@ -7,14 +7,16 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from kafka_consumer.coroutine_executor import CoroutinePool
 from kafka_consumer.errors import MessageTooLargeError
+from kafka_consumer.process_executor import ProcessWorker
 from kafka_consumer.supervisor import Supervisor
 from kafka_consumer.worker import Worker, WorkerStatus
 
 if TYPE_CHECKING:
     from kafka_consumer.shared_state import SharedState
 
-__all__ = ["MessageTooLargeError", "WorkerPool", "worker_loop"]
+__all__ = ["MessageTooLargeError", "WorkerPool", "new_pool", "worker_loop"]
 
 REPLACEMENT_SECONDS = 0.005  # how often join() looks whether a crashed worker was replaced
 REMEMBERED = 20  # crashed and stuck workers that stay visible beside the living ones
@@ -97,7 +99,7 @@ class WorkerPool:
 
     def _add(self) -> None:
         """Start one more. With the lock held."""
-        worker = Worker(self.shared_state, self._next_id, self._supervisor)
+        worker = _new_worker(self.shared_state, self._next_id, self._supervisor)
         self._next_id += 1
         worker.thread = threading.Thread(target=worker.run, name=f"worker-{worker.id}", daemon=True)
         # Forgotten: those that ended in order, and the oldest of those that didn't.
@@ -122,11 +124,26 @@ class WorkerPool:
             worker.replaced = True
 
 
+def new_pool(shared_state: SharedState) -> WorkerPool | CoroutinePool:
+    """Return the pool for the configured processor: an event loop for a coroutine function."""
+    return CoroutinePool(shared_state) if shared_state.config.is_coroutine else WorkerPool(shared_state)
+
+
+def _new_worker(shared_state: SharedState, worker_id: int, supervisor: Supervisor) -> Worker:
+    kind = ProcessWorker if shared_state.config.executor == "process" else Worker
+    return kind(shared_state, worker_id, supervisor)
+
+
 def worker_loop(shared_state: SharedState, worker_id: int) -> None:
     """Be one worker: process what is in ``processing_queue`` until the consumer has stopped and the queue is empty."""
+    if shared_state.config.is_coroutine:
+        coroutines = CoroutinePool(shared_state, count=1, first_id=worker_id)
+        coroutines.start()
+        coroutines.join()
+        return
     workers: list[Worker] = []
     supervisor = Supervisor(shared_state, lambda: workers)
-    worker = Worker(shared_state, worker_id, supervisor)
+    worker = _new_worker(shared_state, worker_id, supervisor)
     workers.append(worker)
     thread = threading.Thread(target=supervisor.run, name=f"supervisor-{worker_id}", daemon=True)
     thread.start()

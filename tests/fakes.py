@@ -376,6 +376,7 @@ class FakeConsumer:
         self._delivered: dict[Key, int] = {}  # the next offset after the last one returned
         self._highs: dict[Key, int] = {}  # as of the last fetch; frozen while paused
         self._ends_told: dict[Key, int] = {}
+        self._halted: set[Key] = set()  # reported as out of range, with auto.offset.reset=error: fetched no more
         self._explicit: dict[Key, int] | None = None  # what the callback itself assigned
         self._forced: list[tuple[set[Key], bool]] = []  # (partitions, lost)
         self._joined = False
@@ -596,6 +597,7 @@ class FakeConsumer:
             self.broker.changed.notify_all()
 
     def _begin(self, key: Key, offset: int) -> None:
+        self._halted.discard(key)
         self._positions[key] = self._resolve(key, offset)
         self._delivered.pop(key, None)
         self._highs.pop(key, None)
@@ -605,6 +607,7 @@ class FakeConsumer:
         for key in keys:
             for table in (self._positions, self._delivered, self._highs, self._ends_told):
                 table.pop(key, None)
+        self._halted -= keys
 
     def _resolve(self, key: Key, offset: int) -> int | None:
         log = self.broker.logs.get(key)
@@ -612,23 +615,26 @@ class FakeConsumer:
             return None
         if offset in {OFFSET_STORED, OFFSET_INVALID}:
             stored = self.broker.groups[self.group_id].committed.get(key)
-            return self._reset(key) if stored is None else stored[0]
+            return self._reset(key, "no previously committed offset available", None) if stored is None else stored[0]
         if offset == OFFSET_BEGINNING:
             return log.low
         return log.end if offset == OFFSET_END else offset
 
-    def _reset(self, key: Key) -> int:
+    def _reset(self, key: Key, text: str, wanted: int | None) -> int | None:
         log = self.broker.logs[key]
         if self.auto_offset_reset == "error":
-            self.events.append(KafkaError(KafkaError._AUTO_OFFSET_RESET, "no offset stored"))
+            self._halted.add(key)
+            self.events.append(FakeMessage(*key, wanted, error=KafkaError(KafkaError._AUTO_OFFSET_RESET, text)))
+            return None
         return log.end if self.auto_offset_reset == "latest" else log.low
 
     def _take(self, count: int) -> list[Any]:
         """Fetch up to ``count`` messages and events; a partition's turn comes round."""
         found: list[Any] = []
-        while self.events and len(found) < count and isinstance(self.events[0], KafkaError):
-            found.append(FakeMessage(None, None, None, error=self.events.popleft()))
-        keys = sorted(set(self._positions) - self.paused)
+        while self.events and len(found) < count and isinstance(self.events[0], KafkaError | FakeMessage):
+            event = self.events.popleft()
+            found.append(event if isinstance(event, FakeMessage) else FakeMessage(None, None, None, error=event))
+        keys = sorted(set(self._positions) - self.paused - self._halted)
         self._turn += 1
         for key in keys[self._turn % len(keys) :] + keys[: self._turn % len(keys)] if keys else []:
             found += self._fetch(key, count - len(found))
@@ -638,7 +644,9 @@ class FakeConsumer:
         log = self.broker.logs[key]
         position = self._positions[key]
         if position is None or not log.low <= position <= log.end:
-            position = self._reset(key)
+            position = self._reset(key, "Broker: Offset out of range", position)
+        if position is None:
+            return []
         self._highs[key] = log.end
         found: list[Any] = []
         while len(found) < count and (record := log.after(position)) is not None:

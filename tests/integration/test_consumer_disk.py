@@ -52,10 +52,12 @@ class FailingDisk:
         self.left = nth
         self.code = code
         self.durable = 0
-        self.reals: dict[str, Callable[..., Any]] = {"write": csv_files._write_all, "sync": os.fsync, "open": csv_files._private}
-        monkeypatch.setattr(csv_files, "_write_all", self._write)
+        self.reals: dict[str, Callable[..., Any]] = {
+            "write": csv_files.write_all, "sync": os.fsync, "open": csv_files.open_private,
+        }  # fmt: skip
+        monkeypatch.setattr(csv_files, "write_all", self._write)
         monkeypatch.setattr(os, "fsync", self._sync)
-        monkeypatch.setattr(csv_files, "_private", self._open)
+        monkeypatch.setattr(csv_files, "open_private", self._open)
 
     def _count(self, operation: str) -> None:
         if operation != self.operation:
@@ -68,10 +70,10 @@ class FailingDisk:
         found = os.fstat(descriptor)
         return any(os.path.samestat(found, os.stat(path)) for path in hourly_files(self.base))
 
-    def _write(self, handle, data: bytes) -> None:
-        if self._is_ours(handle.fileno()):
+    def _write(self, descriptor: int, data: bytes) -> None:
+        if self._is_ours(descriptor):
             self._count("write")
-        self.reals["write"](handle, data)
+        self.reals["write"](descriptor, data)
 
     def _sync(self, descriptor: int) -> None:
         ours = self._is_ours(descriptor)

@@ -111,10 +111,10 @@ def test_run_in_another_thread_leaves_the_signals_alone(live):
 
 
 def test_a_configuration_that_can_t_be_started_ends_run_with_2_and_one_line(live, log):
-    life = live(start=False, executor="process")
+    life = live(start=False, executor="process", processor_callable=lambda value: None)
     assert life.consumer.run() == 2
     assert len(log(logging.ERROR)) == 1
-    assert "executor" in log(logging.ERROR)[0]
+    assert "executor: expected 'thread', or a processor that another process can import" in log(logging.ERROR)[0]
 
 
 # --- draining ---------------------------------------------------------------------------------------------------------

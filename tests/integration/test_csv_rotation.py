@@ -229,14 +229,14 @@ def test_a_clock_set_back_appends_to_the_earlier_hour_and_loses_nothing(broker, 
 def test_a_rotation_that_fails_ends_the_consumer_as_failed(live, clock, monkeypatch, log, base):
     life = live()
     eventually(lambda: hourly_files(life.consumer.config.backup_path) and hourly_files(life.consumer.config.dlq_path))
-    real = csv_files._private
+    real = csv_files.open_private
 
     def failing(path: str, flags: int) -> int:
         if f"{base}_20261122_hour_11" in path:
             raise OSError(28, "No space left on device", path)
         return real(path, flags)
 
-    monkeypatch.setattr(csv_files, "_private", failing)
+    monkeypatch.setattr(csv_files, "open_private", failing)
     clock.advance(20)
 
     assert life.wait_end() == 1

@@ -407,3 +407,19 @@ def test_how_much_a_message_that_does_not_end_holds_back_is_known():
     assert assignment.held_back == 7
     assignment.completed([0])
     assert assignment.held_back == 0
+
+
+def test_progress_is_what_is_finished_without_a_gap_whether_committed_or_not():
+    assignment = Assignment("t", 0)
+    assert assignment.progress() is None
+    assignment.delivered([10, 11, 15], 0.0)
+    assert assignment.progress() == (10, 10)
+    assignment.completed([0, 2])
+    assert assignment.progress() == (10, 11)
+    assignment.completed([1])
+    assignment.reached_end(20)
+    assert assignment.progress() == (10, 20)
+    sent = Assignment("t", 0, 100)
+    assert sent.progress() == (100, 100)
+    sent.begins_at = 50
+    assert sent.progress() == (50, 50)

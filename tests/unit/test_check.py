@@ -11,7 +11,8 @@ from kafka_consumer.check import Finding, _ask, _check_kafka, _LastError
 from kafka_consumer.settings_sources import KAFKA
 
 SETTINGS: Any = {
-    "bootstrap_servers": "broker:9092", "topic": "orders", "group_id": "billing", KAFKA: {"sasl.password": "marker-7"},
+    "bootstrap_servers": "broker:9092", "topic": "orders", "group_id": "billing", "stop_at_offset": None,
+    KAFKA: {"sasl.password": "marker-7"},
 }  # fmt: skip
 
 
@@ -65,3 +66,15 @@ def test_an_option_that_librdkafka_does_not_know_is_a_usage_error_without_its_va
     found = list(_check_kafka(settings))
     assert "no.such.option" in said(found)
     assert "marker-7" not in str(found)
+
+
+def test_a_stop_target_in_a_partition_that_does_not_exist_is_a_usage_error():
+    consumer: Any = Answers({"orders": SimpleNamespace(error=None, partitions={0: "p", 1: "p"})}, [])
+    for targets, codes in (
+        ({("orders", 1): 5, ("other", 9): 5}, []),
+        ({("orders", 1): 5, ("orders", 2): 5}, [2]),
+    ):
+        given: Any = {**SETTINGS, "stop_at_offset": targets}
+        found = list(_ask(consumer, given, _LastError()))
+        assert [finding.exit_code for finding in found if not finding.good] == codes
+        assert any("no such partition: orders-2; the topic has 2 partitions, 0 to 1" in str(f) for f in found) is bool(codes)

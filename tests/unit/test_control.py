@@ -93,7 +93,10 @@ class TestCommands:
             (line(["stop"]), "command: expected one of"),
             (b'{"id": 1}', "command: expected one of"),
             (line("stop", type="snapshot"), "type: expected 'command', got 'snapshot'"),
-            (line("seek", {"to": "earliest"}), "not supported by this version"),
+            (line("seek", {"to": "earliest"}), "partitions: missing from args"),
+            (line("seek", {"partitions": None, "to": 5}), "partitions: expected a list of [topic, partition], got null"),
+            (line("seek", {"partitions": [["t", 0]], "to": -1}), "earliest, latest, an ISO time or -2h, got -1"),
+            (line("seek", {"partitions": [["t", 0]], "to": "t:0:5"}), "to: expected an offset"),
             (line("redrive"), "not supported by this version"),
             (line("pause", [1]), "args: expected an object, got [1]"),
             (line("pause", {"partition": [["orders", 0]]}), "args: pause takes partitions, got 'partition'"),
@@ -291,6 +294,8 @@ class TestPlainText:
         stuck = worker(11, state="stuck", busy_seconds=90.0)
         assert health(make_snapshot(workers=(stuck,), paused=True).to_dict()) == "STUCK: 1 worker, the longest for 1 min 30 s"
         assert health(make_snapshot(workers=(), paused=True).to_dict()) == "PAUSED: by the operator"
+        broken = make_snapshot(workers=(), paused=True, pause_reason="150 of the last 200 messages failed\x1b[2J")
+        assert health(broken.to_dict()) == "PAUSED: 150 of the last 200 messages failed\\x1b[2J"
         assert health(make_snapshot(workers=(stuck,), phase="draining").to_dict()) == "DRAINING"
         failing = make_snapshot(workers=()).to_dict()
         failing["rates"] |= {"processed": 10.0, "failed": 5.0}

@@ -119,8 +119,9 @@ def test_a_lone_surrogate_is_written_as_an_escape():
 # --- opening, rotating, closing ---------------------------------------------------------------------------------------
 
 
-def test_a_new_file_has_its_header_and_is_private(tmp_path: Path):
-    old_mask = os.umask(0)
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o277, 0o777])
+def test_a_new_file_has_its_header_and_is_private_whatever_the_umask(tmp_path: Path, umask: int):
+    old_mask = os.umask(umask)
     try:
         path = _written(tmp_path, [])
     finally:
@@ -140,6 +141,46 @@ def test_a_new_files_name_is_made_durable(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "fsync", watch)
     path = _written(tmp_path, [])
     assert synced[:2] == [str(path), str(tmp_path)]
+
+
+def test_a_file_is_private_from_its_first_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    opened: list[tuple[int, int]] = []
+    real = os.open
+
+    def watch(path: str, flags: int, mode: int = 0o777) -> int:
+        descriptor = real(path, flags, mode)
+        if flags & os.O_CREAT:
+            opened.append((stat.S_IMODE(os.fstat(descriptor).st_mode), flags))
+        return descriptor
+
+    monkeypatch.setattr(os, "open", watch)
+    old_mask = os.umask(0)
+    try:
+        path = _written(tmp_path, [])
+    finally:
+        os.umask(old_mask)
+    assert path.exists()
+    [(mode, flags)] = opened
+    assert mode == 0o600
+    assert flags & os.O_EXCL
+    assert flags & os.O_NOFOLLOW
+    assert flags & os.O_CLOEXEC
+
+
+def test_a_child_process_gets_no_open_file(tmp_path: Path):
+    file = RotatingCsv(str(tmp_path / "backup.csv"), COLUMNS)
+    file.open(AT)
+    assert file._descriptor is not None
+    assert not os.get_inheritable(file._descriptor)
+    file.close()
+
+
+def test_the_name_of_a_file_whose_maker_was_killed_is_made_durable_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "backup_20261122_hour_14.csv").write_bytes(b"offset,value\r\n")
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    _written(tmp_path, [])
+    assert synced[0] == str(tmp_path)
 
 
 def test_the_next_hour_is_another_file(tmp_path: Path):
@@ -184,7 +225,7 @@ def test_only_what_was_written_since_is_synced(tmp_path: Path, monkeypatch: pyte
 def test_a_file_that_cannot_be_synced_is_closed_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = RotatingCsv(str(tmp_path / "backup.csv"), COLUMNS)
     file.open(AT)
-    handle = file._file
+    descriptor = file._descriptor
     file.write(b"1,a\r\n")
 
     def fail(descriptor: int) -> None:
@@ -193,32 +234,54 @@ def test_a_file_that_cannot_be_synced_is_closed_all_the_same(tmp_path: Path, mon
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="EIO"):
         file.close()
-    assert handle is not None
-    assert handle.closed
     assert file.path is None
+    assert descriptor is not None
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
 
 
-def test_a_write_that_the_kernel_takes_in_pieces_is_whole(tmp_path: Path):
-    class Piecemeal:
-        """Takes three bytes at a time, as a full disk or a signal would make it."""
+def test_a_sync_that_failed_is_never_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = RotatingCsv(str(tmp_path / "backup.csv"), COLUMNS)
+    file.open(AT)
+    file.write(b"1,a\r\n")
+    calls: list[int] = []
 
-        def __init__(self) -> None:
-            self.taken = b""
+    def fail_once(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 1:
+            raise OSError("EIO")
 
-        def write(self, data: memoryview) -> int:
-            self.taken += bytes(data[:3])
-            return len(data[:3])
+    monkeypatch.setattr(os, "fsync", fail_once)
+    with pytest.raises(OSError, match="EIO"):
+        file.sync()
+    # The kernel would say that all is well: it has dropped what it couldn't write.
+    file.close()
+    assert len(calls) == 1
 
-    handle = Piecemeal()
-    csv_files._write_all(handle, b"0123456789")  # type: ignore[arg-type]
-    assert handle.taken == b"0123456789"
+
+def test_a_write_that_the_kernel_takes_in_pieces_is_whole(monkeypatch: pytest.MonkeyPatch):
+    taken: list[bytes] = []
+
+    def piecemeal(descriptor: int, data: memoryview) -> int:
+        taken.append(bytes(data[:3]))  # as a full disk or a signal would make it
+        return len(taken[-1])
+
+    monkeypatch.setattr(os, "write", piecemeal)
+    csv_files.write_all(0, b"0123456789")
+    assert taken == [b"012", b"345", b"678", b"9"]
+
+
+def test_a_kernel_that_takes_nothing_is_an_error_and_no_endless_loop(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "write", lambda descriptor, data: 0)
+    with pytest.raises(OSError, match="takes no bytes"):
+        csv_files.write_all(0, b"x")
 
 
 def test_a_symlink_in_the_files_place_is_refused(tmp_path: Path):
     target = tmp_path / "precious.txt"
     target.write_text("precious")
     os.symlink(target, tmp_path / "backup_20261122_hour_14.csv")
-    with pytest.raises(OSError, match="symbolic link"):
+    with pytest.raises(OSError, match=r"expected a regular file, got a symbolic link: '.*hour_14.csv'"):
         RotatingCsv(str(tmp_path / "backup.csv"), COLUMNS).open(AT)
     assert target.read_text() == "precious"
 
@@ -226,12 +289,8 @@ def test_a_symlink_in_the_files_place_is_refused(tmp_path: Path):
 def test_something_else_than_a_file_in_its_place_is_refused(tmp_path: Path):
     fifo = tmp_path / "backup_20261122_hour_14.csv"
     os.mkfifo(fifo)
-    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)  # else opening it for writing would wait for a reader
-    try:
-        with pytest.raises(OSError, match="to be a regular file"):
-            RotatingCsv(str(tmp_path / "backup.csv"), COLUMNS).open(AT)
-    finally:
-        os.close(reader)
+    with pytest.raises(OSError, match="expected a regular file, got something else"):
+        RotatingCsv(str(tmp_path / "backup.csv"), COLUMNS).open(AT)  # doesn't wait for a reader, either
 
 
 # --- what a crash leaves ----------------------------------------------------------------------------------------------
@@ -279,10 +338,10 @@ def test_the_last_whole_row_is_found_whatever_the_size_of_a_block(tmp_path: Path
     path = tmp_path / "rows.csv"
     for rows in (ROWS, [["1", "a\n" * 20]], [['"' * 9, "\n" * 9]]):
         data = format_rows(rows)
-        path.write_bytes(data)
-        assert csv_files._whole_rows(str(path), len(data)) == len(data)
-        path.write_bytes(data + b'7,"torn\n\n')
-        assert csv_files._whole_rows(str(path), 1) == len(data)
+        for torn in (b"", b'7,"torn\n\n', b"\0" * 10):
+            path.write_bytes(data + torn)
+            with path.open("rb") as handle:
+                assert csv_files._whole_rows(handle.fileno()) == len(data)
 
 
 def test_an_empty_file_gets_its_header(tmp_path: Path):

@@ -108,7 +108,7 @@ def test_rows_are_written_a_batch_at_a_time(tmp_path: Path):
     with running(state, writer.run):
         state.backup_csv_queue.put_many_nowait(_messages(15))
         eventually(lambda: len(_backup(state)) == 10)
-        eventually(lambda: len(writer._waiting) == 5)
+        eventually(lambda: writer.waiting_rows == 5)
         assert _offsets(_backup(state)) == list(range(10))
         state.backup_csv_queue.put_many_nowait(_messages(5, first=15))
         eventually(lambda: len(_backup(state)) == 20)
@@ -154,7 +154,7 @@ def test_at_the_hour_the_old_file_is_closed_and_a_new_one_begun(tmp_path: Path, 
     writer = BackupWriter(state)
     with running(state, writer.run):
         state.backup_csv_queue.put_many_nowait(_messages(3))
-        eventually(lambda: len(writer._waiting) == 3)
+        eventually(lambda: writer.waiting_rows == 3)
         clock.advance(seconds=20)
         state.backup_csv_queue.put_many_nowait(_messages(2, first=3))
         eventually(lambda: len(hourly_files(state.config.backup_path)) == 2)
@@ -293,7 +293,7 @@ def test_the_last_rows_are_written_at_the_end(tmp_path: Path):
     writer = BackupWriter(state)
     with running(state, writer.run):
         state.backup_csv_queue.put_many_nowait(_messages(5))
-        eventually(lambda: len(writer._waiting) == 5)
+        eventually(lambda: writer.waiting_rows == 5)
         assert _backup(state) == []
         state.running.clear()
     assert _offsets(_backup(state)) == [0, 1, 2, 3, 4]
@@ -386,7 +386,7 @@ def test_dead_letters_are_written_a_batch_at_a_time(tmp_path: Path):
     with running(state, writer.run):
         state.dlq_queue.put_many_nowait(_letters(150))
         eventually(lambda: state.counters.dlq_written == 100)
-        eventually(lambda: len(writer._waiting) == 50)
+        eventually(lambda: writer.waiting_rows == 50)
         assert len(_dlq(state)) == 100
         assert not state.dlq_queue.is_pending(0, 99)
         assert state.dlq_queue.is_pending(0, 100)

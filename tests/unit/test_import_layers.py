@@ -16,21 +16,25 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 FOUNDATION = {
-    "assignment", "batch_queue", "chunk", "config", "dead_letter", "errors", "lifecycle", "ordered_queue", "ports",
-    "shared_state", "snapshot", "stats", "types", "work_queue",
+    "assignment", "batch_queue", "chunk", "commit_metadata", "config", "dead_letter", "errors", "lifecycle", "ordered_queue",
+    "ports", "redaction", "refusals", "replay_bounds", "shared_state", "snapshot", "stats", "types", "work_queue",
 }  # fmt: skip
 LOOPS = {
-    "polling": {"intake", "poll_errors", "polling_thread", "rebalance", "stop_targets"},
-    "workers": {"supervisor", "worker", "worker_pool"},
+    "polling": {"failure_breaker", "intake", "out_of_range", "poll_errors", "polling_thread", "rebalance", "replay", "stop_targets"},
+    "workers": {
+        "child", "coroutine_backlog", "coroutine_executor", "coroutine_results", "event_loop", "loop_watch", "process_child",
+        "process_executor", "supervisor", "worker", "worker_pool",
+    },
     "commits": {"client", "offset_manager"},
-    "files": {"csv_files", "csv_writers", "file_lock"},
+    "files": {"backup_rows", "csv_files", "csv_writers", "file_lock", "retention"},
     "signals": {"signal_handler"},
 }
 ROOT_LAYER = {"kafka_consumer", "snapshot_builder"}
 CORE = FOUNDATION | set().union(*LOOPS.values()) | ROOT_LAYER
 
-CONSOLE = {"", "errors", "logs", "snapshot"}
-"""What the console's parts may import: the public names, the snapshot they draw, and logs, which the terminal must not get."""
+CONSOLE = {"", "errors", "logs", "snapshot", "unix_socket"}
+"""What the console's parts may import: the public names, the snapshot they draw, logs, which the terminal must not get, and
+who listens at a socket."""
 
 COMMAND_LINE = {"cli", "control", "demo", "kafka_consumer", "options", "settings"}
 """What the console's command line may import as well: it starts the same consumer as the other one, from the same settings."""

@@ -52,15 +52,24 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 class Errors:
     """A ``PollErrors`` with what it decides about."""
 
-    def __init__(self, folder: Path, *, topics: dict[str, int] | None = None, subscribed: bool = True) -> None:
-        self.state: SharedState = make_state(folder)
+    def __init__(
+        self, folder: Path, *, topics: dict[str, int] | None = None, subscribed: bool = True, **options: Any
+    ) -> None:
+        self.state: SharedState = make_state(folder, **options)
         self.broker = FakeBroker({TOPIC: 1} if topics is None else topics)
         self.consumer = FakeConsumer(self.broker)
         self.partitions = Partitions(self.state, None, lambda: None)
         self.partitions.subscribed = subscribed
         self.errors = PollErrors(self.state, self.consumer, self.partitions)
+        self.asked = 0  # calls of list_topics
+        self._list_topics = self.consumer.list_topics
+        self.consumer.list_topics = self._ask  # type: ignore[method-assign]
         self.waited: list[float | None] = []
         self.state.shutdown_event.wait = self._wait  # type: ignore[method-assign]
+
+    def _ask(self, topic: str | None = None, timeout: float = -1) -> Any:
+        self.asked += 1
+        return self._list_topics(topic, timeout)
 
     def _wait(self, timeout: float | None = None) -> bool:
         self.waited.append(timeout)
@@ -143,6 +152,12 @@ def test_refused_access_ends_the_consumer(errors: Errors, code: int, way: str, c
     assert errors.state.lifecycle.stop_reason == "Kafka refuses access: not you"
     assert [r.levelno for r in caplog.records] == [logging.CRITICAL]
     assert errors.waited == []
+
+
+def test_refused_access_is_said_once_however_often_it_comes(errors: Errors, caplog: pytest.LogCaptureFixture):
+    for _ in range(20):
+        errors.errors.on_client_error(_error(KafkaError._AUTHENTICATION, "not you"))
+    assert caplog.messages == ["Kafka refuses access: not you; stopping"]
 
 
 def test_an_invalid_topic_name_ends_the_consumer(errors: Errors):
@@ -275,6 +290,97 @@ def test_another_error_of_the_client_is_logged(errors: Errors, caplog: pytest.Lo
     errors.errors.on_client_error(_error(KafkaError._INVALID_ARG, "odd"))
     assert caplog.messages == ["Kafka client: odd"]
     assert errors.state.running.is_set()
+
+
+def _down(errors: Errors, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise KafkaException(KafkaError(KafkaError._TRANSPORT, "down"))
+
+    monkeypatch.setattr(errors.consumer, "list_topics", fail)
+
+
+def test_brokers_that_stay_away_are_told_at_growing_intervals_though_librdkafka_says_it_once(
+    errors: Errors, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    with monkeypatch.context() as patched:
+        _down(errors, patched)
+        errors.errors.on_client_error(_error(KafkaError._TRANSPORT, "connection refused"))
+        said_at = []
+        for _ in range(1500):
+            before = len(caplog.messages)
+            errors.errors.look()
+            if len(caplog.messages) > before:
+                said_at.append(round(clock.now - 1000))
+            clock.now += 0.1
+    assert said_at == [1, 3, 7, 15, 31, 61, 91, 121]
+    assert {record.levelno for record in caplog.records} == {logging.ERROR}
+    assert caplog.messages[0] == "no connection to Kafka at localhost:9092, trying again: connection refused"
+    assert caplog.messages[3] == "no connection to Kafka at localhost:9092 for 7 s, trying again: connection refused"
+    # It answers: said once, and the next loss begins anew.
+    clock.now += 30
+    errors.errors.look()
+    errors.errors.look()
+    assert caplog.messages[-1] == "Kafka answers again, 180 s after a connection was lost"
+    assert len(caplog.messages) == len(said_at) + 2
+    assert len(errors.consumer.callers["list_topics"]) == 1
+    errors.errors.on_client_error(_error(KafkaError._TRANSPORT, "reset"))
+    assert caplog.messages[-1] == "no connection to Kafka at localhost:9092, trying again: reset"
+    assert errors.state.running.is_set()
+
+
+def test_a_connection_that_is_lost_for_a_moment_is_asked_about_once(errors: Errors, clock: Clock):
+    errors.errors.on_client_error(_error(KafkaError._TRANSPORT, "reset"))
+    for _ in range(100):
+        errors.errors.look()
+        clock.now += 0.1
+    assert errors.asked == 1
+
+
+# --- stop targets -----------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_target_in_a_partition_that_does_not_exist_ends_the_consumer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    errors = Errors(tmp_path, stop_at_offset={(TOPIC, 1): 5, ("other", 7): 1})
+    errors.errors.look()
+    assert errors.state.running.is_set()  # nothing is known yet
+    errors.partitions.ever_assigned = True
+    errors.errors.look()
+    assert errors.state.lifecycle.failed
+    assert caplog.messages == [f"stop_at_offset: no such partition: {TOPIC}-1; the topic has one partition, 0; stopping"]
+
+
+def test_stop_targets_that_exist_are_looked_for_once(tmp_path: Path):
+    errors = Errors(tmp_path, stop_at_offset={(TOPIC, 0): 5, ("other", 7): 1})
+    errors.partitions.ever_assigned = True
+    for _ in range(3):
+        errors.errors.look()
+    assert errors.state.running.is_set()
+    assert errors.asked == 1
+
+
+def test_stop_targets_that_cannot_be_checked_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    errors = Errors(tmp_path, stop_at_offset={(TOPIC, 1): 5})
+    errors.partitions.ever_assigned = True
+    _down(errors, monkeypatch)
+    errors.errors.look()
+    errors.errors.look()
+    assert errors.state.running.is_set()
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_a_consumer_that_knows_no_topics_has_its_stop_targets_waited_for(tmp_path: Path):
+    errors = Errors(tmp_path, stop_at_offset={(TOPIC, 1): 5})
+    errors.partitions.ever_assigned = True
+    errors.errors._consumer = SimpleNamespace()
+    errors.errors.look()
+    assert errors.state.running.is_set()
+
+
+# --- the pause --------------------------------------------------------------------------------------------------------
 
 
 def test_the_pause_is_a_real_one_and_ends_with_the_run(tmp_path: Path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kafka_consumer.stop_targets import StopTargets
+from kafka_consumer.stop_targets import StopTargets, out_of_topic
 
 KEY = ("t", 0)
 
@@ -68,6 +68,15 @@ def test_a_partition_without_a_target_is_not_cut():
 def test_a_commit_never_passes_a_target():
     targets = StopTargets({KEY: 100}, "t")
     assert [targets.up_to(KEY, end) for end in (50, 101, 200)] == [50, 101, 101]
+
+
+def test_targets_in_partitions_that_do_not_exist_are_named():
+    assert out_of_topic([], [0]) is None
+    assert out_of_topic([("t", 0), ("t", 2)], range(3)) is None
+    assert out_of_topic({("t", 9): 1, ("t", 3): 1, ("t", 0): 1}, {0: "a", 1: "b", 2: "c"}) == (
+        "stop_at_offset: no such partition: t-3, t-9; the topic has 3 partitions, 0 to 2"
+    )
+    assert out_of_topic([("t", 1)], [0]) == "stop_at_offset: no such partition: t-1; the topic has one partition, 0"
 
 
 def test_they_are_described_for_people():
