@@ -65,6 +65,21 @@ options) is taken only from the source that asks for the demo or one that beats 
 `kc.toml` touches neither its broker nor its files. The demo's files lie in a new temporary folder unless paths are given.
 """
 
+_TRUST = """
+## Secrets, and files that run code
+
+No value of a librdkafka option is shown: not by `kc config`, not in an error. What is secret (passwords, keys, a password
+within a URL) is hidden in every log line, too, at DEBUG and in base64. But every user of the machine can read a command line
+while it runs (`ps`): give secrets by `--command-config FILE` (mode 0600) or `KC_KAFKA`, which only the same user can read;
+given with `-X` they get a warning. `bootstrap-server` takes no user and password.
+
+A kc.toml that names code (`processor`, `app-dir`, `fatal-exception`) is refused, with exit code 2, when somebody else could
+have written it: it, or a link to it, belongs to another user who isn't root, every user can write it, or every user can
+replace it in its folder (the sticky bit is good enough). The same goes for the options of librdkafka that load a library or
+run a command: `plugin.library.paths`, `sasl.kerberos.kinit.cmd`, `ssl.engine.location`, `ssl.providers`. A relative
+`--app-dir` begins at the folder in which `kc` is started; when every user can write it, a warning says so.
+"""
+
 _KAFKA = """
 ## Options of librdkafka
 
@@ -130,6 +145,7 @@ def page() -> str:
         lines += [_row(setting) for setting in SETTINGS.values() if setting.section == section]
         lines.append(_DEMO if section == "Demo" else "")
     text = "\n".join(lines).rstrip("\n") + "\n"
+    text += _TRUST
     text += _KAFKA + "".join(f"| `{name}` | {reason} |\n" for name, reason in MANAGED_KAFKA_OPTIONS.items())
     return text + _JAVA + "".join(f"| `{name}` | {advice} |\n" for name, advice in sorted(JAVA_ONLY.items()))
 

@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from kafka_consumer.errors import ConfigError
 from kafka_consumer.kafka_properties import mask_values
-from kafka_consumer.process_executor import check_process
+from kafka_consumer.process_setup import check_process
 from kafka_consumer.redaction import Redactor
 from kafka_consumer.refusals import REFUSED
 from kafka_consumer.settings import Settings

@@ -42,6 +42,7 @@ DEATH_SECONDS = 1.0  # how long it may live on after it has closed the pipe itse
 DUMP_SECONDS = 0.1  # how long it is waited for the stack of a call that ran out of time
 UNLIMITED = 2**62
 EVIDENCE_LIMIT = 20_000  # bytes
+ANSWER_LIMIT = 1 << 24  # bytes; all that a process has to say is cut long before
 
 
 class StartError(KafkaConsumerError):
@@ -178,6 +179,8 @@ class Child:
         if len(buffer) < LENGTH_BYTES:
             return None
         end = LENGTH_BYTES + int.from_bytes(buffer[:LENGTH_BYTES], "big")
+        if end > ANSWER_LIMIT:
+            raise EOFError  # as below
         if len(buffer) < end:
             return None
         body = bytes(buffer[LENGTH_BYTES:end])
@@ -187,7 +190,7 @@ class Child:
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
-            raise EOFError  # noqa: TRY004 - it writes over its own memory: as good as dead
+            raise EOFError  # noqa: TRY004 - its memory is damaged: as good as dead
         return answer
 
     def progress(self) -> Progress:

@@ -16,16 +16,25 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import click
 from rich.console import Console
 
 from kafka_consumer.config import SECRET
+from kafka_consumer.dlq_cli import COMMANDS
 from kafka_consumer.errors import ConfigError, FilesInUseError, KafkaConsumerError
 from kafka_consumer.logs import log_everything, setup_logging
-from kafka_consumer.options import GroupedCommand, GroupedGroup, GroupedOption, consumer_options, settings_from
+from kafka_consumer.options import (
+    GroupedCommand,
+    GroupedGroup,
+    GroupedOption,
+    combined,
+    consumer_options,
+    print_lines,
+    settings_from,
+)
 from kafka_consumer.settings import Settings
 from kafka_consumer.snapshot import sanitise
 
@@ -81,13 +90,13 @@ def cli(ctx: click.Context, /, headless: bool, yes: bool, **given: Any) -> None:
 @click.pass_context
 def config_command(ctx: click.Context, /, **given: Any) -> None:
     """Show the effective settings and where each comes from; the values of librdkafka's options are hidden."""
-    settings = settings_from(_combined(ctx.obj, given))
+    settings = settings_from(combined(ctx.obj, given))
     rows = settings.rows()
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for name, value, origin in rows:
         click.echo(f"{name:<{widths[0]}}  {value:<{min(widths[1], 40)}}  {origin}")
-    _print_lines(settings.warnings)
-    ctx.exit(_print_lines(settings.problems, EXIT_USAGE))
+    print_lines(settings.warnings)
+    ctx.exit(print_lines(settings.problems, EXIT_USAGE))
 
 
 @cli.command("check", cls=GroupedCommand, context_settings=_CONTEXT)
@@ -98,8 +107,8 @@ def check_command(ctx: click.Context, /, **given: Any) -> None:
     from kafka_consumer.check import check
     from kafka_consumer.demo import demo_session
 
-    settings = settings_from(_combined(ctx.obj, given))
-    _print_lines(settings.warnings)
+    settings = settings_from(combined(ctx.obj, given))
+    print_lines(settings.warnings)
     codes = []
     # A demo's broker exists only as long as somebody runs it; it is started when there is nothing else to complain of.
     with demo_session(settings.without_demo() if settings.problems else settings) as (completed, _):
@@ -122,22 +131,12 @@ def status_command(ctx: click.Context, /, path: str | None, as_json: bool, watch
     path = settings_from(ctx.obj or {})["socket"] if path is None else path
     if not isinstance(path, str):
         missing = "--socket: missing; the path that the consumer was given (or KC_SOCKET, or socket in kc.toml)"
-        ctx.exit(_print_lines([missing], EXIT_USAGE))
+        ctx.exit(print_lines([missing], EXIT_USAGE))
     ctx.exit(show_status(path, as_json=as_json, watch=watch))
 
 
-def _combined(outer: Mapping[str, Any] | None, own: Mapping[str, Any]) -> dict[str, Any]:
-    """Join the options before the subcommand's name with those after it, which win."""
-    return {**(outer or {}), **{key: value for key, value in own.items() if value is not None and value != ()}}
-
-
-def _print_lines(lines: Iterable[str], code: int = EXIT_OK) -> int:
-    """Print the lines to stderr; return ``code`` if there was one, else 0."""
-    printed = [sanitise(line, 2_000) for line in lines]
-    with contextlib.suppress(OSError):  # nobody can be told; the exit code still says it
-        for line in printed:
-            click.echo(line, err=True)
-    return code if printed else EXIT_OK
+for each in COMMANDS:
+    cli.add_command(each)
 
 
 def run_headless(settings: Settings, *, yes: bool = False) -> int:
@@ -153,7 +152,7 @@ def run_headless(settings: Settings, *, yes: bool = False) -> int:
 def _run_headless(settings: Settings, yes: bool) -> int:
     problems = [*settings.problems, *settings.import_problems()]
     if problems:
-        return _print_lines(problems, EXIT_USAGE)
+        return print_lines(problems, EXIT_USAGE)
     from kafka_consumer.control import serve
     from kafka_consumer.demo import demo_files, demo_session
     from kafka_consumer.kafka_consumer import KafkaConsumer
@@ -168,7 +167,7 @@ def _run_headless(settings: Settings, yes: bool) -> int:
         if config.replay_commit and not yes:
             refused = confirm(config, sys.stdin, Console(stderr=True))
             if refused:
-                return _print_lines(refused, EXIT_USAGE)
+                return print_lines(refused, EXIT_USAGE)
         consumer = KafkaConsumer(config)
         # First of all: where somebody listens already, nothing is begun.
         with serve(consumer, completed["socket"]) if completed["socket"] is not None else contextlib.nullcontext():
@@ -191,11 +190,11 @@ def run_console(given: Mapping[str, Any]) -> int:
         return EXIT_USAGE
     for stream, name in ((sys.stdin, "stdin"), (sys.stdout, "stdout")):
         if not stream.isatty():
-            return _print_lines([f"the console needs a terminal, and {name} isn't one: use kc --headless"], EXIT_USAGE)
+            return print_lines([f"the console needs a terminal, and {name} isn't one: use kc --headless"], EXIT_USAGE)
     settings = settings_from(given)
     problems = [*settings.problems, *settings.import_problems()]
     if problems:
-        return _print_lines(problems, EXIT_USAGE)
+        return print_lines(problems, EXIT_USAGE)
     return console(settings)
 
 
@@ -234,25 +233,25 @@ def invoke(arguments: list[str]) -> int:
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else EXIT_FAILURE
     except ConfigError as error:
-        return _print_lines(error.problems, EXIT_USAGE)
+        return print_lines(error.problems, EXIT_USAGE)
     except KafkaConsumerError as error:
         # The errors of this package are written for people: the line says it all.
-        _print_lines([str(error)])
+        print_lines([str(error)])
         return EXIT_USAGE if isinstance(error, FilesInUseError) else EXIT_FAILURE
     except OSError as error:
         if error.filename is not None or error.errno not in _UNWRITABLE:
-            return _defect()
-        return _print_lines([f"stdout can't be written: {os.strerror(error.errno)}"], EXIT_FAILURE)
-    except Exception:
-        return _defect()
+            return _defect(error)
+        return print_lines([f"stdout can't be written: {os.strerror(error.errno)}"], EXIT_FAILURE)
+    except Exception as error:  # noqa: BLE001 - it is logged, with its traceback
+        return _defect(error)
     return code if isinstance(code, int) else EXIT_OK
 
 
-def _defect() -> int:
-    """Log the exception that is being handled; return the exit code."""
+def _defect(error: Exception) -> int:
+    """Log an error that nobody foresaw; return the exit code."""
     if not logging.getLogger().handlers:
         setup_logging()
-    logger.critical("unexpected error; this is a defect in kc", exc_info=True)
+    logger.critical("unexpected error; this is a defect in kc", exc_info=error)
     return EXIT_FAILURE
 
 

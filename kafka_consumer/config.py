@@ -399,7 +399,7 @@ class KafkaConsumerConfig:
         if not problems:
             problems += self._replay_problems()
         if not problems and self.executor != "thread":
-            target = self.processor_callable
+            target: Any = self.processor_callable
             problems += executor_problems(self.executor, resolve_processor(target) if isinstance(target, str) else target)
         return problems
 

@@ -28,8 +28,24 @@ _NEEDED = ("topic", "partition", "offset", "timestamp", "key", "value", "headers
 _EVIDENCE = ("error_type", "error_message", "stack_trace", "attempts", "worker_id")
 _HOURLY = re.compile(r"(?P<stem>.+)_\d{8}_hour_\d{2}(?P<suffix>\.[^./]+?)(?:(?:\.\d+)?\.gz)?", re.ASCII | re.DOTALL)
 
-Warn = Callable[[str], None]
-"""Takes a line for the user: what couldn't be read, and where."""
+
+class Problems:
+    """Counts what couldn't be read, and says it, a line each: last rows ``torn`` by a crash, and rows that are ``lost``."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self.torn = 0
+        self.lost = 0
+
+    def tear(self, line: str) -> None:
+        """A file ends within a row: its message wasn't committed, or is still being written."""
+        self.torn += 1
+        self._say(line)
+
+    def lose(self, line: str) -> None:
+        """A row can't be read although it has its end."""
+        self.lost += 1
+        self._say(line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +142,8 @@ def base_of(path: str) -> str:
 # --- reading --------------------------------------------------------------------------------------------------------------------
 
 
-def read_messages(paths: Iterable[str], warn: Warn, *, dead_letters: bool = False) -> Iterator[StoredMessage]:
-    """Yield the rows of the files, in their order. What can't be read is told to ``warn`` and left out.
+def read_messages(paths: Iterable[str], problems: Problems, *, dead_letters: bool = False) -> Iterator[StoredMessage]:
+    """Yield the rows of the files, in their order. What can't be read is told to ``problems`` and left out.
 
     ``dead_letters``: a backup isn't taken. Errors: ``OSError``; ``FileFormatError`` for a file that is neither.
     """
@@ -136,9 +152,9 @@ def read_messages(paths: Iterable[str], warn: Warn, *, dead_letters: bool = Fals
         with open(path, "rb") as raw:
             if path.endswith(".gz"):
                 with gzip.GzipFile(fileobj=raw) as unpacked:
-                    yield from _read(path, _Lines(unpacked), warn, dead_letters=dead_letters)
+                    yield from _read(path, _Lines(unpacked), problems, dead_letters=dead_letters)
             else:
-                yield from _read(path, _Lines(raw), warn, dead_letters=dead_letters)
+                yield from _read(path, _Lines(raw), problems, dead_letters=dead_letters)
 
 
 class _Lines:
@@ -166,7 +182,7 @@ class _Lines:
         return self.last
 
 
-def _read(path: str, lines: _Lines, warn: Warn, *, dead_letters: bool) -> Iterator[StoredMessage]:
+def _read(path: str, lines: _Lines, problems: Problems, *, dead_letters: bool) -> Iterator[StoredMessage]:
     reader = csv.reader(lines, strict=True)
     columns: list[str] | None = None
     torn = False
@@ -180,7 +196,7 @@ def _read(path: str, lines: _Lines, warn: Warn, *, dead_letters: bool) -> Iterat
         except csv.Error as error:
             torn = lines.ended or not _whole(lines)  # within quotes
             if not torn:
-                warn(f"{path}:{first}: not a row ({error}): left out")
+                problems.lose(f"{path}:{first}: not a row ({error}): left out")
             continue
         torn = not _whole(lines)
         if torn:
@@ -193,11 +209,11 @@ def _read(path: str, lines: _Lines, warn: Warn, *, dead_letters: bool) -> Iterat
                 raise ValueError(f"expected {len(columns)} columns, got {len(row)}")  # noqa: TRY301 - one warning for all of them
             yield _message(path, first, dict(zip(columns, row, strict=True)))
         except ValueError as error:
-            warn(f"{path}:{first}: not a row that kc wrote ({error}): left out")
+            problems.lose(f"{path}:{first}: not a row that kc wrote ({error}): left out")
     if lines.damage is not None:
-        warn(f"{path}: the compressed file is damaged ({lines.damage}): what follows line {reader.line_num} is lost")
+        problems.lose(f"{path}: the compressed file is damaged ({lines.damage}): what follows line {reader.line_num} is lost")
     elif torn:
-        warn(f"{path}:{first}: ends within a row, torn by a crash or still being written: left out")
+        problems.tear(f"{path}:{first}: ends within a row, torn by a crash or still being written: left out")
 
 
 def _whole(lines: _Lines) -> bool:

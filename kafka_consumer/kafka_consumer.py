@@ -28,7 +28,7 @@ from kafka_consumer.logs import LogTail
 from kafka_consumer.offset_manager import Committer
 from kafka_consumer.out_of_range import start_of_new_group
 from kafka_consumer.polling_thread import Poller
-from kafka_consumer.process_executor import check_process
+from kafka_consumer.process_setup import check_process
 from kafka_consumer.replay import Plan, is_outside, make_plan
 from kafka_consumer.replay_bounds import Bound, parse_bound
 from kafka_consumer.shared_state import SharedState
@@ -179,9 +179,10 @@ class KafkaConsumer:
         self.shared_state.logger.info("rate limit: %s", "none" if per_second is None else f"{per_second:g} messages a second")
 
     def seek(self, partitions: Iterable[TopicPartitionKey], to: int | str) -> None:
-        """Go on elsewhere: at an offset, ``earliest``, ``latest``, an ISO time, or ``-2h``. What is in work there is finished in vain.
+        """Go on elsewhere: at an offset, ``earliest``, ``latest``, an ISO time, or ``-2h``.
 
-        Errors: ``LostPartitionError``; ``ConfigError`` for a place that makes no sense; ``KafkaException`` when no broker answers.
+        What is in work there is finished in vain. Errors: ``LostPartitionError``; ``ConfigError`` for a place that makes no sense;
+        ``KafkaException`` when no broker answers.
         """
         try:
             bound = None if isinstance(to, int) else parse_bound([to])

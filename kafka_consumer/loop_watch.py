@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 BLOCKED_SECONDS = 1.0  # a loop that hasn't moved for as long is worth a line in the log
 STALLED_SECONDS = 0.1  # and one that hasn't for this long may be blocked by a message whose time is up
+OWN_CALL = "in _work\n"  # a slot's own line in a stack says nothing
 SLOW_LOOK_SECONDS = 1.0  # how often it looks for messages that take very long
 
 
@@ -85,7 +86,8 @@ class LoopWatch(Supervisor):
         if slot is not None:
             status = slot.status()
             who = f"worker {slot.id} with {status.topic}-{status.partition}@{status.offset}"
-        where = "" if frame is None else "; it is here: " + " ".join("".join(traceback.format_stack(frame, limit=2)).split())
+        calls = [] if frame is None else [call for call in traceback.format_stack(frame, limit=2) if OWN_CALL not in call]
+        where = "; it is here: " + " ".join("".join(calls).split()) if calls else ""
         self._shared_state.logger.warning(
             "the event loop is blocked: %s hasn't let it move for %.1f s, and nothing else is processed: "
             "await what takes time, or call it with asyncio.to_thread()%s", who, seconds, where,

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import click
@@ -17,6 +17,7 @@ import click
 from kafka_consumer.config import REQUIRED
 from kafka_consumer.settings import Settings, load_settings, show
 from kafka_consumer.settings_table import SETTINGS, Setting
+from kafka_consumer.snapshot import sanitise
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -74,8 +75,21 @@ def _option(setting: Setting) -> Callable[[F], F]:
 
 def consumer_options(command: F) -> F:
     """Add ``--config`` and every setting to a command; they arrive as keyword arguments, by the configuration's name."""
-    for setting in reversed(list(SETTINGS.values())):
-        command = _option(setting)(command)
+    return some_options(*SETTINGS)(command)
+
+
+def some_options(*keys: str) -> Callable[[F], F]:
+    """Return what adds ``--config`` and these settings, by the configuration's name, to a command."""
+
+    def add(command: F) -> F:
+        for key in reversed(keys):
+            command = _option(SETTINGS[key])(command)
+        return _config_option(command)
+
+    return add
+
+
+def _config_option(command: F) -> F:
     config = click.option(
         "--config", "config", cls=GroupedOption, section="Settings", metavar="FILE", default=None,
         help="A kc.toml; KC_CONFIG names one, too. [default: ./kc.toml if there is one]",
@@ -86,3 +100,16 @@ def consumer_options(command: F) -> F:
 def settings_from(given: Mapping[str, Any]) -> Settings:
     """Load the settings from the keyword arguments that ``consumer_options`` gave a command."""
     return load_settings({key: value for key, value in given.items() if key in SETTINGS}, config=given.get("config"))
+
+
+def combined(outer: Mapping[str, Any] | None, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Join the options before the subcommand's name with those after it, which win."""
+    return {**(outer or {}), **{key: value for key, value in own.items() if value is not None and value != ()}}
+
+
+def print_lines(lines: Iterable[str], code: int = 0) -> int:
+    """Print the lines to stderr; return ``code`` if there was one, else 0."""
+    printed = [sanitise(line, 2_000) for line in lines]
+    for line in printed:
+        click.echo(line, err=True)
+    return code if printed else 0

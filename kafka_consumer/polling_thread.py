@@ -15,9 +15,9 @@ from confluent_kafka import KafkaException, TopicPartition
 
 from kafka_consumer.chunk import Chunk, Completion
 from kafka_consumer.dead_letter import timestamp_of
-from kafka_consumer.errors import LostPartitionError
 from kafka_consumer.failure_breaker import FailureBreaker
 from kafka_consumer.intake import check_values, runs_of
+from kafka_consumer.pausing import Pauses
 from kafka_consumer.poll_errors import PollErrors
 from kafka_consumer.rebalance import Commits, Partitions
 from kafka_consumer.replay import resolve
@@ -58,13 +58,13 @@ class Poller:
         self._shared_state = shared_state
         self._config = config
         self._consumer = consumer
-        self._commits = commits
         self._serve = serve
         self._queue = shared_state.processing_queue
         self._counters = shared_state.counters
         self.partitions = Partitions(shared_state, commits, serve)
         self.targets = StopTargets(config.stop_at_offset, config.topic)
         self.errors = PollErrors(shared_state, consumer, self.partitions)
+        self.pauses = Pauses(shared_state, consumer, self.partitions, commits)
         self.breaker = FailureBreaker(shared_state)
         self._strict = config.backup_mode == "strict"
         self._bulk = callable(getattr(consumer, "consume", None))
@@ -72,9 +72,6 @@ class Poller:
         self._held: list[MessageLike] = []  # came although the partitions were paused
         self._raised: KafkaException | None = None  # by the last fetch, after messages that are to be delivered first
         self._full_since: float | None = None
-        self._pressed = False  # paused because of back-pressure
-        self._lingering = False
-        self._paused: set[TopicPartitionKey] = set()  # what the consumer was told to pause
         self._warned_backup = 0.0
         self._backup_full_since: float | None = None
         self._allowance = 0.0
@@ -85,7 +82,6 @@ class Poller:
         self.looked_at = 0.0  # monotonic: when somebody last asked for a snapshot
         # Written by this thread, read by snapshots; replaced as a whole.
         self.watermarks: dict[TopicPartitionKey, int] = {}
-        self.operator_paused: frozenset[TopicPartitionKey] | None = frozenset()  # None: all
 
     def follow(self, plan: Plan) -> None:
         """Begin and end where a plan says. Before ``run``, in this thread."""
@@ -108,9 +104,9 @@ class Poller:
         """Poll once, or wait once."""
         self._serve()
         if self.breaker.look():
-            self.operator_paused = None
+            self.pauses.operator = None
         room = self._room()
-        self._apply_pauses()
+        self.pauses.apply(self.targets.reached)
         if room <= 0 or not self._shared_state.running.is_set():
             self._watch()
             return
@@ -125,10 +121,10 @@ class Poller:
 
     def linger(self, until: threading.Event) -> None:
         """Keep the membership alive, without taking messages, until the workers have drained and all is committed."""
-        self._lingering = True
+        self.pauses.lingering = True
         while not until.is_set():
             self._serve()
-            self._apply_pauses()
+            self.pauses.apply(self.targets.reached)
             # A message that comes in spite of the pause isn't delivered, so its offset isn't committed: it will be polled again.
             # For the same reason the end of a partition means nothing from here on: what is before it may not be delivered.
             for message in self._fetch(1, self._poll_seconds):
@@ -142,15 +138,15 @@ class Poller:
     def _room(self) -> int:
         """Return how many messages may be polled now; waits a moment when none may, and pauses when that lasts."""
         room = self._free()
-        if self._pressed and room < self._config.queue_size // 2:
+        if self.pauses.pressed and room < self._config.queue_size // 2:
             room = 0  # hysteresis: a pause throws prefetched messages away, so it must be worth it
-        if room <= 0 and not self._pressed and not self._letters_full():
+        if room <= 0 and not self.pauses.pressed and not self._letters_full():
             room = self._free(ROOM_SECONDS)
         if room <= 0:
             self._stay_alive()
             return 0
         self._full_since = None
-        self._pressed = False
+        self.pauses.pressed = False
         return self._within_rate(self._with_backup(room))
 
     def _free(self, wait: float = 0) -> int:
@@ -170,14 +166,14 @@ class Poller:
         now = time.monotonic()
         if self._full_since is None:
             self._full_since = now
-        if now - self._full_since < PAUSE_AFTER_SECONDS or not self._can_pause():
+        if now - self._full_since < PAUSE_AFTER_SECONDS or not self.pauses.possible:
             if self._letters_full():
                 self._shared_state.shutdown_event.wait(ROOM_SECONDS)
             return
-        if not self._pressed:
-            self._pressed = True
+        if not self.pauses.pressed:
+            self.pauses.pressed = True
             self._shared_state.logger.info("back-pressure: polling is paused until the workers catch up")
-            self._apply_pauses()
+            self.pauses.apply(self.targets.reached)
         if not self._held:
             self._keep(self._fetch(1, self._poll_seconds))
         self._watch()
@@ -215,75 +211,25 @@ class Poller:
             return 0
         return min(room, int(self._allowance))
 
-    # --- pausing ----------------------------------------------------------------------------------------------------------
+    # --- the operator -----------------------------------------------------------------------------------------------------
 
     def pause(self, keys: set[TopicPartitionKey] | None) -> None:
         """Pause partitions (None: all) for the operator; in this thread, through ``serve``. Errors: ``LostPartitionError``."""
-        self._ours(keys)
-        if keys is None or self.operator_paused is None:
-            self.operator_paused = None
-        else:
-            self.operator_paused |= keys
+        self.pauses.pause(keys)
 
     def resume(self, keys: set[TopicPartitionKey] | None) -> None:
         """Resume partitions (None: all) for the operator; in this thread, through ``serve``. Errors: ``LostPartitionError``."""
-        self._ours(keys)
+        self.pauses.resume(keys)
         self.breaker.reset()
-        if keys is None:
-            self.operator_paused = frozenset()
-            return
-        paused = frozenset(self.partitions.open) if self.operator_paused is None else self.operator_paused
-        self.operator_paused = paused - keys
 
     def seek(self, keys: set[TopicPartitionKey], where: Bound) -> None:
         """Go on elsewhere, for the operator; in this thread, through ``serve``. Errors: as ``KafkaConsumer.seek``."""
-        self._ours(keys)
+        self.pauses.check_ours(keys)
         for key, at in resolve(where, sorted(keys), self._consumer).items():
             assignment = self.partitions.renew(key)  # what is in flight belongs to the past
             self.partitions.go_on_at(self._consumer, {assignment: at})
             self.targets.reached.discard(key)
             self._shared_state.logger.info("seek: %s-%d goes on at offset %d", *key, at)
-
-    def _ours(self, keys: set[TopicPartitionKey] | None) -> None:
-        lost = sorted((keys or set()) - set(self.partitions.open))
-        if lost:
-            names = ", ".join(f"{topic}-{partition}" for topic, partition in lost[:10])
-            raise LostPartitionError(f"not assigned to this consumer: {names}; nothing was done")
-
-    def _can_pause(self) -> bool:
-        return callable(getattr(self._consumer, "pause", None)) and bool(self.partitions.open)
-
-    def _wanted_pauses(self) -> set[TopicPartitionKey]:
-        ours = set(self.partitions.open)
-        if self._pressed or self._lingering or self.operator_paused is None:
-            return ours
-        held_back = frozenset() if self._commits is None else self._commits.held_back
-        others = frozenset() if self.partitions.only is None else ours - self.partitions.only
-        return others | (ours & (self.operator_paused | self.targets.reached | held_back))
-
-    def _apply_pauses(self) -> None:
-        """Tell the consumer what changed.
-
-        A pause survives a revocation inside librdkafka, so what comes back is resumed or paused again. Nothing else is resumed:
-        resuming a partition that isn't paused makes librdkafka fetch again what it has just handed out.
-        """
-        wanted = self._wanted_pauses()
-        if self.partitions.changed:
-            self.partitions.changed = False
-            self._paused -= wanted
-        pausing = wanted - self._paused
-        resuming = (self._paused - wanted) & set(self.partitions.open)
-        if not (pausing or resuming) or not self._can_pause():
-            return
-        try:
-            if pausing:
-                self._consumer.pause([_tp(key) for key in pausing])
-                self._paused |= pausing
-            if resuming:
-                self._consumer.resume([_tp(key) for key in resuming])
-                self._paused -= resuming
-        except KafkaException as error:
-            self._shared_state.logger.warning("pausing or resuming partitions failed, will be tried again: %s", error)
 
     # --- polling ----------------------------------------------------------------------------------------------------------
 
@@ -429,7 +375,7 @@ class Poller:
             end = message.offset()
             assignment: Assignment | None = self.partitions.open.get(key)
             if assignment is not None and end >= 0:
-                if not self._lingering:  # what came while draining wasn't delivered: the end lies behind it
+                if not self.pauses.lingering:  # what came while draining wasn't delivered: the end lies behind it
                     assignment.reached_end(self.targets.up_to(key, end))
                 self.watermarks = {**self.watermarks, key: max(end, self.watermarks.get(key, 0))}
                 self.targets.at_end(key, end)
@@ -457,7 +403,7 @@ class Poller:
             except KafkaException:
                 continue
             marks[key] = max(high, self.watermarks.get(key, 0))
-        paused = sorted(self._paused & set(marks))
+        paused = sorted(self.pauses.told & set(marks))
         if paused:
             key = paused[int(now / WATERMARK_SECONDS) % len(paused)]
             try:

@@ -125,7 +125,7 @@ def main(pipe: int, cells: int, evidence: int, parent: int) -> int:
     try:
         process, fatal = _load(setup, answers)
     except BaseException as error:  # noqa: BLE001 - the user's module may do anything at import, sys.exit() too
-        answers.send({"unable": f"{type(error).__name__}: {_said(error)}"})
+        answers.send({"unable": ": ".join(filter(None, (type(error).__name__, _said(error))))})
         return 1
     with mmap.mmap(cells, CELL_BYTES) as memory, memoryview(memory).cast("q") as view:
         answers.send({"ready": os.getpid()})
@@ -177,8 +177,12 @@ def _load(setup: dict[str, Any], answers: Answers) -> tuple[Callable[[Any], Any]
     root = logging.getLogger()
     root.addHandler(Tell(answers))
     root.setLevel(setup["log_level"])
-    for name in setup["terminals"]:
-        setattr(sys, name, Print(answers, name))
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if name in setup["terminals"]:
+            setattr(sys, name, Print(answers, name))
+        elif stream is not None:
+            stream.reconfigure(line_buffering=True)  # what was printed mustn't die with this process
     if setup["main"]:
         from multiprocessing import spawn
 

@@ -67,7 +67,9 @@ class Redactor(logging.Filter):
             except Exception:  # noqa: BLE001 - an error whose __str__ raises
                 return True
             if self.redact(told) != told:
-                record.msg = f"{record.getMessage()} ({record.exc_info[0].__name__}; its traceback holds a secret and is left out)"
+                record.msg = (
+                    f"{record.getMessage()} ({record.exc_info[0].__name__}; its traceback holds a secret and is left out)"
+                )
                 record.args, record.exc_info, record.exc_text = (), None, None
         return True
 
@@ -95,7 +97,10 @@ def _disguises(text: str, username: str) -> Iterator[str]:
     raw = text.encode("utf-8", "surrogatepass")
     yield from (text, json.dumps(text)[1:-1], repr(text)[1:-1], quote(raw, safe=""), quote(raw), quote_plus(raw), raw.hex())
     # As SASL PLAIN and HTTP's Basic write it.
-    yield from (_base64(f"\0{username}\0".encode("utf-8", "surrogatepass") + raw), _base64(f"{username}:".encode("utf-8", "surrogatepass") + raw))
+    yield from (
+        _base64(f"\0{username}\0".encode("utf-8", "surrogatepass") + raw),
+        _base64(f"{username}:".encode("utf-8", "surrogatepass") + raw),
+    )
     # Within other data its first byte may fall on any of three places; what depends on its neighbours is left out.
     for shift in range(3):
         encoded = b64encode(b"\0" * shift + raw).decode()

@@ -3,7 +3,7 @@
 A file of JSON lines beside the dead letters, ``dlq.csv.redriven``: 0600, only ever appended to, synced after each line. The
 first line names the journal; then
 
-* ``{"batch": 3, "marker": "orders", "letters": [...]}``: this batch is about to be sent,
+* ``{"batch": 3, "cluster": "…", "marker": "orders", "letters": [...]}``: this batch is about to be sent,
 * ``{"batch": 3, "sent": true}``: it was; or ``false``: nothing of it was, and nothing of it will be,
 * ``{"processed": [...]}``: these were processed without Kafka.
 
@@ -34,9 +34,10 @@ SUFFIX = ".redriven"
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A batch that was begun: its number, the topic whose offset marks it, and its letters."""
+    """A batch that was begun: its number, the cluster it goes to, the topic whose offset marks it, and its letters."""
 
     number: int
+    cluster: str
     marker: str
     letters: tuple[bytes, ...]
     begun: str  # ISO 8601
@@ -103,11 +104,12 @@ class Journal:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def begin(self, marker: str, letters: Iterable[bytes]) -> int:
+    def begin(self, cluster: str, marker: str, letters: Iterable[bytes]) -> int:
         """Record that a batch is about to be sent; return its number, once that is on disk."""
         assert self.in_doubt is None, "the batch before this one has no end"  # noqa: S101 - a programming error
-        batch = Batch(self.last_number + 1, marker, tuple(letters), _now())
-        self._append({"batch": batch.number, "marker": marker, "letters": [letter.hex() for letter in batch.letters]})
+        batch = Batch(self.last_number + 1, cluster, marker, tuple(letters), _now())
+        hexes = [letter.hex() for letter in batch.letters]
+        self._append({"batch": batch.number, "cluster": cluster, "marker": marker, "letters": hexes})
         self.in_doubt, self.last_number = batch, batch.number
         return batch.number
 
@@ -128,8 +130,12 @@ class Journal:
             self.done.update(given)
 
     def _append(self, entry: dict[str, Any]) -> None:
-        write_all(self._descriptor, json.dumps({**entry, "at": _now()}).encode() + b"\n")
-        os.fsync(self._descriptor)
+        try:
+            write_all(self._descriptor, json.dumps({**entry, "at": _now()}).encode() + b"\n")
+            os.fsync(self._descriptor)
+        except OSError:
+            self.close()  # a part of the line may be there: nothing may follow it
+            raise
 
     def _lock(self) -> None:
         try:
@@ -163,7 +169,7 @@ class _Story:
             try:
                 self._take(json.loads(line))
             except (ValueError, KeyError, TypeError, AttributeError):
-                message = f"{self._path}:{number}: expected a line of a redrive's journal, got something else; it can't be trusted"
+                message = f"{self._path}:{number}: expected a line of a redrive's journal, got something else: it is damaged"
                 raise FileFormatError(message) from None
 
     def _take(self, entry: Any) -> None:
@@ -177,7 +183,9 @@ class _Story:
             if self.in_doubt is not None or entry["batch"] != self.last_number + 1:
                 raise ValueError("out of order")
             letters = tuple(map(bytes.fromhex, entry["letters"]))
-            self.in_doubt = Batch(int(entry["batch"]), str(entry["marker"]), letters, str(entry["at"]))
+            self.in_doubt = Batch(
+                int(entry["batch"]), str(entry["cluster"]), str(entry["marker"]), letters, str(entry["at"])
+            )
             self.last_number = self.in_doubt.number
         else:
             batch, sent = self.in_doubt, entry["sent"]

@@ -33,8 +33,8 @@ class Counters:
         self.committed = 0  # commit thread: messages covered by acknowledged commits
         self.commit_failures = 0  # commit thread
         self.retried = 0  # supervisor thread
-        self.timed_out = 0  # supervisor thread
-        self.crashed_workers = 0  # supervisor thread
+        self.timed_out = 0  # supervisor thread; with executor="process" the workers, under its lock
+        self.crashed_workers = 0  # supervisor thread, and the same workers: under its lock
         self.dlq_written = 0  # dead-letter writer
         self.backup_written = 0  # backup writer
 

@@ -99,7 +99,7 @@ class SnapshotBuilder:
             topic=sanitise(config.topic),
             uptime_seconds=now - self._started,
             dev_mode=state.dev_mode.is_set(),
-            paused=self._poller is not None and self._poller.operator_paused is None,
+            paused=self._poller is not None and self._poller.pauses.operator is None,
             queues=self._queues(),
             workers=self._workers(now),
             partitions=partitions,
@@ -169,7 +169,7 @@ class SnapshotBuilder:
         assignments = poller.partitions.open
         if self._order[0] is not assignments:
             self._order = (assignments, sorted(assignments))
-        marks, paused, targets = poller.watermarks, poller.operator_paused, poller.targets.offsets
+        marks, paused, targets = poller.watermarks, poller.pauses.operator, poller.targets.offsets
         broken = poller.breaker.reason is not None
         then, before = self._finished[0] if self._finished else (now, {})
         elapsed, wall = max(now - then, 1e-9), time.time()

@@ -9,9 +9,7 @@ import os
 import stat
 from pathlib import Path
 
-OPTIONS_THAT_RUN_CODE = frozenset(
-    {"plugin.library.paths", "ssl.engine.location", "ssl.providers", "sasl.kerberos.kinit.cmd"}
-)
+OPTIONS_THAT_RUN_CODE = frozenset({"plugin.library.paths", "ssl.engine.location", "ssl.providers", "sasl.kerberos.kinit.cmd"})
 """Options of librdkafka that name a library to load or a command to run."""
 
 

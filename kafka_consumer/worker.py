@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import traceback
+import types
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -60,6 +61,15 @@ def refusal(config: KafkaConsumerConfig, value: bytes | None) -> Exception | Non
         except UnicodeDecodeError as error:
             return error
     return None
+
+
+def refuse_coroutine(answer: Any) -> None:
+    """Raise ``TypeError`` where a plain function returned a coroutine: nothing of its work was done, nobody would ever know."""
+    if isinstance(answer, types.CoroutineType):
+        answer.close()
+        raise TypeError(
+            "the processor returned a coroutine, which nobody runs: make it an 'async def', or run what it calls (asyncio.run)"
+        )
 
 
 class Worker:
@@ -145,7 +155,8 @@ class Worker:
             except IndexError:
                 return
             try:
-                process(values[index])
+                if (answer := process(values[index])) is not None:
+                    refuse_coroutine(answer)
             except Exception as error:  # noqa: BLE001 - whatever the user's function raises is a failed message
                 self._failed(chunk, index, error, 1)
 
@@ -169,7 +180,8 @@ class Worker:
             if refused is None:
                 calls += 1
                 try:
-                    self._process(value)
+                    if (answer := self._process(value)) is not None:
+                        refuse_coroutine(answer)
                 except Exception as raised:  # noqa: BLE001 - whatever the user's function raises is a failed message
                     error = raised
             else:

@@ -143,6 +143,9 @@ class Puppet:
     def set_rate_limit(self, per_second: float | None) -> None:
         self._ask("set_rate_limit", per_second)
 
+    def seek(self, partitions: Iterable[tuple[str, int]], to: int | str) -> None:
+        self._ask("seek", partitions=list(partitions), to=to)
+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
@@ -17,6 +18,8 @@ import psutil
 import pytest
 
 from kafka_consumer import rebalance
+from kafka_consumer.check import check
+from kafka_consumer.settings import load_settings
 from tests import processors
 from tests.helpers import eventually
 from tests.integration.conftest import TOPIC
@@ -213,7 +216,6 @@ def test_the_snapshot_names_the_process_of_a_slow_message(broker, processes, gat
 
 
 def test_what_is_given_up_at_the_end_takes_its_process_along(broker, processes, gate):
-    """SPEC: Graceful Shutdown."""
     broker.produce(TOPIC, 0, b"stop")
     life = processes(gate, shutdown_drain_seconds=0.2)
     eventually(lambda: gate.values)
@@ -233,6 +235,29 @@ def test_what_cannot_travel_is_refused_in_one_line_and_nothing_runs(processes, p
     assert "executor: expected 'thread'" in log(logging.ERROR)[0]
     assert "\n" not in log(logging.ERROR)[0]
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    ("source", "good"), [("def handle(value): pass", True), ("import os\nassert os.getpid() == {pid}\nhandle = print", False)]
+)
+def test_kc_check_tries_whether_a_process_can_import_the_processor(tmp_path, source, good):
+    name = f"checked_{good}"
+    (tmp_path / f"{name}.py").write_text(source.format(pid=os.getpid()))
+    settings = load_settings(
+        {
+            "bootstrap_servers": "127.0.0.1:1", "topic": "t", "group_id": "g", "processor_callable": f"{name}:handle",
+            "app_dir": str(tmp_path), "executor": "process", "backup_mode": "off", "dlq_path": str(tmp_path / "dlq.csv"),
+        },
+        environ={},
+    )  # fmt: skip
+    findings = [*itertools.islice(check(settings), 3)]
+    assert findings[2].good == good
+    assert findings[2].text == (
+        "executor process: a new process can import the processor"
+        if good
+        else "executor: a new process can't import the processor: AssertionError"
+    )
+    assert findings[2].exit_code == (1 if good else 2)
 
 
 # --- a process of its own -----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A secret that was given to kc is in nothing that kc prints, logs, keeps or shows, whatever breaks; searched in every disguise."""
+"""A secret given to kc is in nothing that kc prints, logs, keeps or shows, whatever breaks; searched for in every disguise."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import time
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -93,7 +94,8 @@ def search() -> Iterator[Search]:
     """The search; at the end it says how much it has seen."""
     found = Search()
     yield found
-    print(f"\nsearched {found.outputs} outputs of {found.characters:,} characters for {len(NEEDLES)} forms of 2 secrets: no hit")
+    said = f"\nsearched {found.outputs} outputs of {found.characters:,} characters for {len(NEEDLES)} forms of 2 secrets: no hit"
+    print(said)  # noqa: T201 - what a search without a hit has to show
 
 
 @pytest.fixture
@@ -158,20 +160,27 @@ def test_a_run_at_debug_with_all_of_librdkafkas_debugging_holds_no_secret(
     log, path = folder / "log", folder / "kc.sock"
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "kafka_consumer", "--headless", *COMPLETE, *UNREACHABLE, "--log-level", "debug", "-X", "debug=all",
-             "--log-format", form, "--socket", str(path), *arguments],
+            [sys.executable, "-m", "kafka_consumer", "--headless", *COMPLETE, *UNREACHABLE, "--log-level", "debug",
+             "-X", "debug=all", "--log-format", form, "--socket", str(path), *arguments],
             cwd=folder, env=environment(folder, **variables), stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
         )  # fmt: skip
     try:
         ends = setup == "unsecured"  # what can't be mended by waiting
         eventually(
-            lambda: process.poll() is not None or (not ends and "ERROR" in log.read_text()), ANSWER_SECONDS, what="an error in the log"
+            lambda: process.poll() is not None or (not ends and "ERROR" in log.read_text()),
+            ANSWER_SECONDS,
+            what="an error in the log",
         )
         assert (process.poll() is not None) is ends, log.read_text()[-3000:]
         for arguments_of_status in ([], ["--json"]) if not ends else ():
             done = subprocess.run(
                 [sys.executable, "-m", "kafka_consumer", "status", "--socket", str(path), *arguments_of_status],
-                cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=60, check=False,
+                cwd=folder,
+                env=environment(folder),
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
             )
             assert done.returncode == 0, done.stderr
             search("kc status", done.stdout)
@@ -216,8 +225,9 @@ def test_the_consoles_screen_shows_no_secret(folder: Path, search: Search, monke
         monkeypatch.delenv(name)
     files = ["--backup-path", str(folder / "backup.csv"), "--dlq-path", str(folder / "dlq.csv"), "--app-dir", str(folder)]
     terminal = Terminal(
-        "tui.cli", *COMPLETE, *UNREACHABLE, *files, *arguments, "--log-level", "DEBUG", "-X", "debug=all", size=(200, 60), **variables
-    )
+        "tui.cli", *COMPLETE, *UNREACHABLE, *files, *arguments, "--log-level", "DEBUG", "-X", "debug=all", size=(200, 60),
+        **variables,  # type: ignore[arg-type]
+    )  # fmt: skip
     try:
         terminal.wait_for("127.0.0.1:1", 30)
         for keys in ("5", "\r", "\x1b", "G", "h", "\x1b", "?", "\x1b"):
@@ -244,11 +254,14 @@ def mistakes() -> list[tuple[str, ...]]:
         ("--headless", "-X", f"sasl.jaas.config={MARKER}"), ("--headless", "-X", f"ssl.ca.location={MARKER}"),
         ("--headless", "-X", f"session.timeout.ms={MARKER}"), ("--headless", "-X", f"debug={MARKER}"),
         ("--headless", "--bootstrap-server", f"kafka://bob:{IN_URL}@127.0.0.1:1"),
-        ("check", "--bootstrap-server", f"bob:{IN_URL}@127.0.0.1:1"), ("config", "--bootstrap-server", f"bob:{IN_URL}@127.0.0.1:1"),
+        ("check", "--bootstrap-server", f"bob:{IN_URL}@127.0.0.1:1"),
+        ("config", "--bootstrap-server", f"bob:{IN_URL}@127.0.0.1:1"),
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("arguments", mistakes(), ids=lambda arguments: " ".join(arguments).replace(MARKER, "M").replace(IN_URL, "U"))
+@pytest.mark.parametrize(
+    "arguments", mistakes(), ids=lambda arguments: " ".join(arguments).replace(MARKER, "M").replace(IN_URL, "U")
+)
 def test_a_secret_in_the_wrong_place_of_a_command_line_is_not_repeated(
     arguments: tuple[str, ...], folder: Path, search: Search, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -264,7 +277,7 @@ def test_a_secret_in_the_wrong_place_of_a_command_line_is_not_repeated(
 
 
 @pytest.mark.parametrize("text", [
-    f'sasl.password = "{MARKER}"', f'[kafka]\nsasl.password = "{MARKER}', f'[kafka]\nsasl.password = {MARKER}',
+    f'sasl.password = "{MARKER}"', f'[kafka]\nsasl.password = "{MARKER}', f"[kafka]\nsasl.password = {MARKER}",
     f'[kafka]\nsasl.password = ["{MARKER}"]', f'kafka = "{MARKER}"', f'[kafka]\n"sasl.password: {MARKER}" = 1',
     f'[kafka]\nsasl.password = "x"\nsasl.password = "{MARKER}"', f'bootstrap-server = "bob:{IN_URL}@h:1"',
     f'[kafka]\nsasl.password = "\ud800{MARKER}"'.encode("utf-8", "surrogatepass").decode("utf-8", "replace"),
@@ -314,10 +327,10 @@ def test_a_kafka_exception_that_tells_a_secret_tells_nobody(
                 raise KafkaException(KafkaError(KafkaError._FAIL, f"can't use {MARKER} or {quote_plus(MARKER)}"))
             super().subscribe(*arguments, **more)  # type: ignore[arg-type]
 
-        def consume(self, num_messages: int = 1, timeout: float = -1) -> list[object]:
+        def consume(self, num_messages: int = 1, timeout: float | None = None) -> Any:
             raise KafkaException(KafkaError(KafkaError._FATAL, f"can't use {MARKER}", True))
 
-        def poll(self, timeout: float | None = None) -> None:
+        def poll(self, timeout: float | None = None) -> Any:
             raise KafkaException(KafkaError(KafkaError._FATAL, f"can't use {MARKER}", True))
 
     caplog.set_level(logging.DEBUG)
@@ -337,7 +350,9 @@ def test_a_kafka_exception_that_tells_a_secret_tells_nobody(
 class TestRedactor:
     @pytest.fixture
     def redactor(self) -> Redactor:
-        return Redactor({**SETUPS["plain"], "sasl.oauthbearer.config": "principal=bob scope=hunter2-scope", "ssl.key.password": "abc"})
+        return Redactor(
+            {**SETUPS["plain"], "sasl.oauthbearer.config": "principal=bob scope=hunter2-scope", "ssl.key.password": "abc"}
+        )
 
     @pytest.mark.parametrize("disguise", sorted(disguises(MARKER), key=len)[-12:])
     def test_it_finds_whole_disguises(self, redactor: Redactor, disguise: str):
@@ -388,5 +403,3 @@ class TestRedactor:
 
     def test_a_url_with_a_password_is_secret_whatever_its_name(self):
         assert is_secret("https.proxy", "http://u:p@h")
-
-

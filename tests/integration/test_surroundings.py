@@ -33,13 +33,19 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(
-    folder: Path, *arguments: str, redirect: str = "", python: tuple[str, ...] = (), module: str = "kafka_consumer", **variables: str
+    folder: Path,
+    *arguments: str,
+    redirect: str = "",
+    python: tuple[str, ...] = (),
+    module: str = "kafka_consumer",
+    **variables: str,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command line to its end, its streams redirected as a shell does it."""
     words = [sys.executable, *python, "-m", module, *arguments]
     return subprocess.run(
         ["sh", "-c", f'exec "$@" {redirect}', "sh", *words], cwd=folder, env=environment(folder, **variables),
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding="utf-8", errors="backslashreplace", timeout=90, check=False,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding="utf-8", errors="backslashreplace", timeout=90,
+        check=False,
     )  # fmt: skip
 
 

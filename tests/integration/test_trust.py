@@ -1,4 +1,4 @@
-"""What names code to run, and where a consumer listens, must be nobody else's: refused in one line, exit code 2, nothing imported."""
+"""What names code to run, and where a consumer listens, must be nobody else's: refused in one line, and nothing imported."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,7 @@ from tests.integration.test_cli import UNREACHABLE, kc, lines
 from tui.socket_feed import SocketFeed, can_connect
 
 OTHER_UID = 54_321
+CONNECT = "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\nprint(s.makefile().readline())\n"
 CODE = 'processor = "app:handle"\n'
 
 
@@ -137,7 +139,9 @@ class TestConfigurationFile:
         for path, text in (("kc.toml", f'[kafka]\n"{name}" = "/bin/false"\n'), ("client.properties", f"{name}=/bin/false\n")):
             (folder / path).write_text(text)
             (folder / path).chmod(0o666)
-        settings = load_settings({"command_config": str(folder / "client.properties")}, config=str(folder / "kc.toml"), environ={})
+        settings = load_settings(
+            {"command_config": str(folder / "client.properties")}, config=str(folder / "kc.toml"), environ={}
+        )
         refused = [line for line in settings.problems if "refused, for it names code" in line]
         assert len(refused) == 2
         assert all(name in line for line in refused)
@@ -150,7 +154,9 @@ class TestApplicationFolder:
         shutil.move(folder / "app.py", folder / "own" / "app.py")
         done = kc(folder, "check", *UNREACHABLE, "--topic", "t", "--group", "g", "--processor", "app:handle", "--app-dir", "own")
         assert "✓ processor app:handle" in done.stdout
-        done = kc(folder, "check", *UNREACHABLE, "--topic", "t", "--group", "g", "--processor", "app:handle", "--app-dir", "../nowhere")
+        done = kc(
+            folder, "check", *UNREACHABLE, "--topic", "t", "--group", "g", "--processor", "app:handle", "--app-dir", "../nowhere"
+        )
         assert done.returncode == 2
         assert "--app-dir: expected an existing folder, got '../nowhere'" in done.stdout
 
@@ -218,7 +224,17 @@ class TestSocket:
         (folder / "open").mkdir()
         (folder / "open").chmod(0o777)
         done = kc(
-            folder, "--headless", *UNREACHABLE, "--topic", "t", "--group", "g", "--processor", "app:handle", "--socket", "open/kc.sock"
+            folder,
+            "--headless",
+            *UNREACHABLE,
+            "--topic",
+            "t",
+            "--group",
+            "g",
+            "--processor",
+            "app:handle",
+            "--socket",
+            "open/kc.sock",
         )
         assert done.returncode == 2
         assert "every user can replace what is in" in lines(done.stderr)[-1]
@@ -230,16 +246,16 @@ class TestSocket:
         request.addfinalizer(lambda: shutil.rmtree(reachable))
         reachable.chmod(0o755)
         path = str(reachable / "kc.sock")
-        server = ControlServer(Silent(), path).start()
+        consumer: Any = Silent()
+        server = ControlServer(consumer, path).start()
         try:
             # As if somebody had opened it up.
             os.chmod(path, 0o666)
-            program = "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\nprint(s.makefile().readline())\n"
-            python = next((each for each in ("/usr/bin/python3", "/usr/local/bin/python3") if Path(each).exists()), sys.executable)
+            usual = (each for each in ("/usr/bin/python3", "/usr/local/bin/python3") if Path(each).exists())
             done = subprocess.run(
-                [python, "-I", "-c", program, path],
-                user=OTHER_UID, group=OTHER_UID, extra_groups=[], capture_output=True, text=True, timeout=30, check=False, cwd="/",
-            )
+                [next(usual, sys.executable), "-I", "-c", CONNECT, path], user=OTHER_UID, group=OTHER_UID, extra_groups=[],
+                capture_output=True, text=True, timeout=30, check=False, cwd="/",
+            )  # fmt: skip
         except PermissionError:
             pytest.skip("another user can't run this Python")
         finally:

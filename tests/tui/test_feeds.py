@@ -14,8 +14,9 @@ from kafka_consumer.errors import LostPartitionError
 from kafka_consumer.snapshot import Snapshot
 from tests.tui.fakes import FrozenClock, healthy, make_snapshot
 from tui.commands import CommandHandle, CommandState
-from tui.feed import LocalFeed, snapshot_from_dict
+from tui.feed import LocalFeed
 from tui.socket_feed import SocketFeed, can_connect
+from tui.wire import SnapshotReader
 
 
 def until(condition, seconds: float = 5.0) -> None:
@@ -61,6 +62,9 @@ class FakeConsumer:
     def set_dev_mode(self, enabled) -> Any:
         return "from the next commit on"
 
+    def seek(self, partitions, to) -> None:
+        raise NotImplementedError
+
     def redrive(self, records, per_second) -> None:
         raise NotImplementedError
 
@@ -92,6 +96,28 @@ def test_snapshots_are_built_only_while_somebody_looks(local):
     until(lambda: consumer.built == 2)
     assert feed.age is not None
     assert feed.age < 5
+
+
+def test_where_nothing_changes_snapshots_are_built_less_often_until_a_command_is_given():
+    consumer, clock = FakeConsumer(), FrozenClock()
+    feed = LocalFeed(consumer, interval=30, clock=clock, who="olga")
+    feed.latest()
+    feed.start()
+    try:
+        until(lambda: consumer.built == 1)
+        assert feed._tempo.interval == 30
+        clock.advance(10)
+        assert feed._tempo.interval == 120
+        feed.latest()
+        feed.request("pause", {}).wait(5)
+        # Not half a minute later.
+        until(lambda: consumer.built == 2)
+        assert feed._tempo.interval == 30
+    finally:
+        feed.close()
+        for thread in feed._threads:
+            thread.join(5)
+    assert not any(thread.is_alive() for thread in feed._threads)
 
 
 def test_a_snapshot_that_can_not_be_built_is_a_problem_not_a_crash(local):
@@ -411,12 +437,13 @@ def test_without_a_connection_a_command_is_refused_not_kept(tmp_path):
 
 def test_many_snapshots_at_once_cost_the_unpacking_of_one(server, attached, monkeypatch):
     unpacked = []
+    read = SnapshotReader.read
 
-    def counting(value) -> Snapshot:
+    def counting(reader, value) -> Snapshot:
         unpacked.append(1)
-        return snapshot_from_dict(value)
+        return read(reader, value)
 
-    monkeypatch.setattr("tui.socket_feed.snapshot_from_dict", counting)
+    monkeypatch.setattr("tui.socket_feed.SnapshotReader.read", counting)
     server.hello()
     server.send(
         b"".join(
@@ -447,6 +474,47 @@ def test_no_snapshots_are_asked_for_while_nobody_looks(server):
     finally:
         feed.close()
         feed.join(5)
+
+
+def test_where_nothing_changes_snapshots_are_asked_for_less_often_until_a_command_is_given(server):
+    clock = FrozenClock()
+    feed = SocketFeed(server.path, who="olga", clock=clock)
+    feed.latest()
+    feed.start()
+
+    def shown(number: int) -> None:
+        server.snapshot(make_snapshot(sequence=number, at=clock.time(), uptime_seconds=number))
+        until(lambda: (snapshot := feed.latest()) is not None and snapshot.sequence == number)
+
+    try:
+        server.accept()
+        server.hello(commands=["pause", "subscribe"])
+        shown(1)
+        clock.advance(9.9)
+        shown(2)
+        clock.advance(0.1)
+        shown(3)
+        assert server.command()["args"] == {"interval_seconds": 2.0}
+        handle = feed.request("pause", {})
+        told = [server.command() for _ in range(2)]
+        assert {line["command"]: line["args"] for line in told} == {"pause": {}, "subscribe": {"interval_seconds": 0.5}}
+        assert handle.view().state is CommandState.REQUESTED
+    finally:
+        feed.close()
+        feed.join(5)
+
+
+@pytest.mark.parametrize("depth", [900, 980, 5000])
+def test_lists_of_lists_of_lists_are_a_problem_not_the_end(server, attached, depth):
+    server.hello()
+    deep = b'{"type":"snapshot","snapshot":{"phase":"running","workers":[{"id":' + b"[" * depth + b"]" * depth + b"}]}}\n"
+    attached.latest()
+    for _ in range(3):
+        server.send(deep)
+        until(lambda: attached._packed is None)
+    server.snapshot(make_snapshot(sequence=78))
+    until(lambda: (snapshot := attached.latest()) is not None and snapshot.sequence == 78)
+    assert attached.problem is None
 
 
 def test_it_understands_the_control_socket_of_a_consumer(tmp_path):

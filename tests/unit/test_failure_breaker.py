@@ -145,9 +145,7 @@ def test_however_the_looks_fall_it_trips_only_when_that_share_of_a_window_failed
         done += len(step)
         tripped = breaker.finish(good=step.count(True), bad=step.count(False))
         # The window begins at a look: it holds at least WINDOW messages, and less than one look's more.
-        shares = [
-            outcomes[done - size : done].count(False) / size for size in range(WINDOW, WINDOW + 60) if size <= done
-        ]
+        shares = [outcomes[done - size : done].count(False) / size for size in range(WINDOW, WINDOW + 60) if size <= done]
         if tripped:
             assert any(share >= ratio for share in shares)
             return

@@ -20,10 +20,10 @@ FOUNDATION = {
     "ports", "redaction", "refusals", "replay_bounds", "shared_state", "snapshot", "stats", "types", "work_queue",
 }  # fmt: skip
 LOOPS = {
-    "polling": {"failure_breaker", "intake", "out_of_range", "poll_errors", "polling_thread", "rebalance", "replay", "stop_targets"},
+    "polling": {"failure_breaker", "intake", "out_of_range", "pausing", "poll_errors", "polling_thread", "rebalance", "replay", "stop_targets"},
     "workers": {
         "child", "coroutine_backlog", "coroutine_executor", "coroutine_results", "event_loop", "loop_watch", "process_child",
-        "process_executor", "supervisor", "worker", "worker_pool",
+        "process_executor", "process_setup", "supervisor", "worker", "worker_pool",
     },
     "commits": {"client", "offset_manager"},
     "files": {"backup_rows", "csv_files", "csv_writers", "file_lock", "retention"},

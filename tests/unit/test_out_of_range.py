@@ -44,9 +44,7 @@ class Polling:
         self.poller = Poller(self.state, self.client)
         self.poller.partitions.subscribed = True
         callbacks = self.poller.partitions
-        self.client.subscribe(
-            [TOPIC], on_assign=callbacks.on_assign, on_revoke=callbacks.on_revoke, on_lost=callbacks.on_lost
-        )
+        self.client.subscribe([TOPIC], on_assign=callbacks.on_assign, on_revoke=callbacks.on_revoke, on_lost=callbacks.on_lost)
 
     def offsets(self, count: int, partition: int = 0) -> list[int]:
         """Poll until so many messages of a partition have come, and return their offsets."""

@@ -52,9 +52,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 class Errors:
     """A ``PollErrors`` with what it decides about."""
 
-    def __init__(
-        self, folder: Path, *, topics: dict[str, int] | None = None, subscribed: bool = True, **options: Any
-    ) -> None:
+    def __init__(self, folder: Path, *, topics: dict[str, int] | None = None, subscribed: bool = True, **options: Any) -> None:
         self.state: SharedState = make_state(folder, **options)
         self.broker = FakeBroker({TOPIC: 1} if topics is None else topics)
         self.consumer = FakeConsumer(self.broker)
@@ -158,6 +156,12 @@ def test_refused_access_is_said_once_however_often_it_comes(errors: Errors, capl
     for _ in range(20):
         errors.errors.on_client_error(_error(KafkaError._AUTHENTICATION, "not you"))
     assert caplog.messages == ["Kafka refuses access: not you; stopping"]
+
+
+def test_once_it_has_ended_the_consumer_that_connections_are_lost_is_no_news(errors: Errors, caplog: pytest.LogCaptureFixture):
+    errors.errors.on_client_error(_error(KafkaError._AUTHENTICATION, "not you"))
+    errors.errors.on_client_error(_error(KafkaError._ALL_BROKERS_DOWN, "all down"))
+    assert [record.levelname for record in caplog.records] == ["CRITICAL"]
 
 
 def test_an_invalid_topic_name_ends_the_consumer(errors: Errors):
@@ -339,9 +343,7 @@ def test_a_connection_that_is_lost_for_a_moment_is_asked_about_once(errors: Erro
 # --- stop targets -----------------------------------------------------------------------------------------------------
 
 
-def test_a_stop_target_in_a_partition_that_does_not_exist_ends_the_consumer(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
+def test_a_stop_target_in_a_partition_that_does_not_exist_ends_the_consumer(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     errors = Errors(tmp_path, stop_at_offset={(TOPIC, 1): 5, ("other", 7): 1})
     errors.errors.look()
     assert errors.state.running.is_set()  # nothing is known yet

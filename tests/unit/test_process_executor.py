@@ -25,7 +25,7 @@ from kafka_consumer.assignment import Assignment
 from kafka_consumer.child import Child, StartError
 from kafka_consumer.chunk import Chunk
 from kafka_consumer.errors import ConfigError, WorkerProcessDiedError
-from kafka_consumer.process_executor import check_process, setup_of
+from kafka_consumer.process_setup import check_process, setup_of
 from kafka_consumer.shared_state import SharedState
 from kafka_consumer.types import DeadLetter, WorkerState
 from kafka_consumer.worker_pool import WorkerPool
@@ -109,7 +109,6 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_each_message_has_exactly_one_result_whatever_becomes_of_it(tmp_path: Path, executor: str):
-    """SPEC: Worker - Successful Processing."""
     state = _state(tmp_path, notes := Fault(tmp_path), executor=executor, worker_count=2)
     with pool_of(state):
         put_chunk(state, [b"fail:%d" % n if n % 7 == 0 else b"%d" % n for n in range(100)])
@@ -125,7 +124,6 @@ def test_each_message_has_exactly_one_result_whatever_becomes_of_it(tmp_path: Pa
 
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_a_message_that_the_processor_must_not_see_never_reaches_it(tmp_path: Path, executor: str):
-    """SPEC: Worker - Message Too Large, Worker - UTF-8 Decode Error."""
     state = _state(tmp_path, notes := Notes(tmp_path), executor=executor, max_message_size=10)
     with background(worker_loop, state, 0, stop=lambda: state.stop("enough")):
         for offset, value in enumerate([b"a", b"x" * 11, b"\xff", None, b"b"]):
@@ -314,19 +312,46 @@ def test_a_death_counts_as_an_attempt(tmp_path: Path):
     assert letters(state)[0].attempts == 1
 
 
-def test_a_process_that_writes_nonsense_to_its_pipe_is_as_good_as_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("fault", "dead"), [(b"nonsense", [2]), (b"huge", [2]), (b"lies", [2]), (b"scribbles", [1, 2])])
+def test_a_process_that_talks_nonsense_is_as_good_as_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: bytes, dead: list[int]
+):
     monkeypatch.setattr(child_module, "DEATH_SECONDS", 0.1)
     state = _state(tmp_path, notes := Fault(tmp_path))
     with pool_of(state):
-        put_chunk(state, [b"1", b"nonsense", b"3"])
-        # Its word isn't taken for what it says it has finished, and nobody knows what it did last: the first one is blamed.
-        assert failed(state, 3) == [0, 1]
+        put_chunk(state, [b"fail", b"1", fault, b"3"])
+        # Of one that has written over its account nobody knows what it did last: the first one that wasn't told of is blamed.
+        assert failed(state, 4) == [0, *dead]
         pids = notes.pids
-    assert len(pids) == 3
-    assert {letter.error_message for letter in letters(state).values()} == {
+    assert len(pids) == 1 + len(dead)
+    found = letters(state)
+    assert found.pop(0).error_type == "ValueError"
+    assert {letter.error_message for letter in found.values()} == {
         "the worker's process closed its connection or talked nonsense, and was killed while it had this message in work"
     }
     assert not any(alive(pid) for pid in pids)
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_a_message_that_cannot_be_read_crashes_the_worker_and_is_recorded(
+    tmp_path: Path, executor: str, caplog: pytest.LogCaptureFixture
+):
+    class Broken(MockMessage):
+        def value(self) -> Any:
+            raise RuntimeError("broken message")
+
+    state = _state(tmp_path, notes := Notes(tmp_path), executor=executor)
+    messages: Any = [_message(0, b"0"), _message(1, b"1"), Broken(TOPIC, 0, 2, None, b""), _message(3, b"3")]
+    state.processing_queue.pace.measured(1e-6)
+    with pool_of(state) as pool:
+        state.processing_queue.put_chunks([Chunk(messages)])
+        assert failed(state, 4) == [2]
+        eventually(lambda: len(pool.alive()) == 1)
+    assert notes.values == [b"0", b"1", b"3"]
+    letter = letters(state)[2]
+    assert (letter.error_type, letter.error_message, letter.attempts) == ("RuntimeError", "broken message", 0)
+    assert state.counters.crashed_workers == 1
+    assert any("worker 0 crashed at test-topic-0@2: RuntimeError: broken message" in m for m in caplog.messages)
 
 
 def test_a_process_that_closes_its_pipe_ends_without_harm_to_the_messages(tmp_path: Path):
@@ -394,7 +419,6 @@ def test_the_end_does_not_wait_for_a_pause(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_process_whose_message_is_over_its_time_is_killed_at_that_moment(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """SPEC: Worker - Processing Timeout (if implemented)."""
     state = _state(tmp_path, notes := Fault(tmp_path), processing_timeout=0.3)
     with pool_of(state) as pool:
         put_chunk(state, [b"0", b"1"])
@@ -481,6 +505,14 @@ def test_a_terminal_is_left_to_the_parent(tmp_path: Path, monkeypatch: pytest.Mo
         put_chunk(state, [b"prints"])
         outcomes(state, 1)
     assert capsys.readouterr().out == "to be seen\n"
+
+
+def test_what_was_printed_to_a_file_outlives_its_process(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    state = _state(tmp_path, Fault(tmp_path))
+    with pool_of(state):
+        put_chunk(state, [b"prints", b"exit"])
+        outcomes(state, 2)
+    assert capfd.readouterr().out == "to be seen\n"
 
 
 # --- starting ---------------------------------------------------------------------------------------------------------

@@ -757,3 +757,16 @@ def test_a_worker_with_nothing_in_hand_gives_nothing_away(tmp_path: Path):
     worker._calling = True  # between two chunks
     assert worker.time_out(time.monotonic()) is None
     assert worker.stack() == []
+
+
+def test_a_plain_function_that_returns_a_coroutine_has_done_nothing_and_fails(tmp_path: Path):
+    async def work(value: bytes | None) -> None:
+        raise AssertionError("nobody runs it")
+
+    state = make_state(tmp_path, processor_callable=lambda value: work(value))
+    with pool_of(state):
+        state.processing_queue.put(_message(7))
+        assert state.processed_queue.get(timeout=10) == (0, 7, "failed")
+    (letter,) = state.dlq_queue.get_many(0)
+    assert letter.error_type == "TypeError"
+    assert "returned a coroutine" in letter.error_message
