@@ -20,7 +20,10 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 COVERED := --cov --cov-branch --cov-append --cov-report=
 MEMBERS := kafka_consumer tui tests bench
 
-.PHONY: help demo test test-unit test-integration test-tui e2e stress lint type cov bench bench-console screenshots docs check clean
+# How long `make soak` runs: a day is 1440.
+SOAK_MINUTES := 10
+
+.PHONY: help demo test test-unit test-integration test-tui e2e stress test-stress soak lint type cov bench bench-console screenshots docs check clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -28,12 +31,13 @@ help: ## what can be made
 demo: $(INSTALLED) ## the consumer and its console at work, with nothing else installed
 	@if [ -f tui/cli.py ]; then exec $(VENV)/bin/kc-tui --demo; else exec $(VENV)/bin/kc --headless --demo; fi
 
-test: $(INSTALLED) ## unit, integration, console and end-to-end tests, with branch coverage and its thresholds
+test: $(INSTALLED) ## unit, integration, console and end-to-end tests and short stress, with branch coverage and its thresholds
 	@rm -f .coverage .coverage.*
 	$(PYTEST) -m unit $(COVERED) --durations=5
 	$(PYTEST) -m integration $(COVERED) --durations=5
 	$(PYTEST) -m tui $(COVERED) --durations=5
 	$(PYTEST) -m e2e $(COVERED) --durations=10
+	$(PYTEST) -m stress_short $(COVERED) --durations=5
 	$(PYTHON) tests/thresholds.py
 
 test-unit: $(INSTALLED) ## unit tests alone
@@ -48,8 +52,13 @@ test-tui: $(INSTALLED) ## the console's tests alone
 e2e: $(INSTALLED) ## end-to-end tests alone, on a real broker where one can be had
 	$(PYTEST) -m e2e
 
-stress: $(INSTALLED) ## load, endurance and chaos tests; minutes to hours
-	$(PYTEST) -m stress
+test-stress: $(INSTALLED) ## load, endurance and chaos at full length: half an hour
+	KC_STRESS_FULL=1 $(PYTEST) -m stress -s
+
+stress: test-stress
+
+soak: $(INSTALLED) ## the consumer under load for SOAK_MINUTES (10; SOAK_MINUTES=1440 is a day): no growth, nothing lost
+	KC_STRESS_SECONDS=$$(( $(SOAK_MINUTES) * 60 )) $(PYTEST) -m soak -s
 
 lint: $(INSTALLED) ## style and likely mistakes
 	$(PYTHON) -m ruff check .

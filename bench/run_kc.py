@@ -1,17 +1,44 @@
-"""kc, with everything on that makes it at least once: tracking of each message, dead letters, commits of what is contiguous."""
+"""kc, with everything on that makes it at least once: tracking of each message, dead letters, commits of what is contiguous.
+
+``--work async-noop`` and ``--work async-sleep:MILLISECONDS`` are coroutine functions: ``--workers`` of them are in flight.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from common import FETCHING, Meter, arguments, finish, work
 
 from kafka_consumer import KafkaConsumer, KafkaConsumerConfig
 
+
+def async_work(spec: str) -> Callable[[Any], Awaitable[None]]:
+    """Return the user's function as a coroutine function; ``spec`` is one of ``common.work``'s."""
+    kind, _, amount = spec.partition(":")
+    if kind == "noop":
+
+        async def process(_value: Any) -> None:
+            pass
+
+    elif kind == "sleep":
+        seconds = float(amount) / 1e3
+
+        async def process(_value: Any) -> None:
+            await asyncio.sleep(seconds)
+
+    else:
+        raise SystemExit(f"expected --work to be async-noop or async-sleep:MILLISECONDS, got async-{spec!r}")
+    return process
+
+
 a = arguments("kc")
-process, meter = work(a.work), Meter()
+meter = Meter()
+process = async_work(a.work.removeprefix("async-")) if a.work.startswith("async-") else work(a.work)
 
 with tempfile.TemporaryDirectory() as folder:
     config = KafkaConsumerConfig(

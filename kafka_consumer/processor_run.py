@@ -20,7 +20,7 @@ from kafka_consumer.dead_letter import dead_letter
 from kafka_consumer.dlq_files import FileMessage, StoredMessage
 from kafka_consumer.errors import KafkaConsumerError
 from kafka_consumer.file_lock import FileLocks
-from kafka_consumer.process_executor import check_process
+from kafka_consumer.process_setup import check_process
 from kafka_consumer.redrive import SHOWN_FAILURES, Failure, Result, undone
 from kafka_consumer.redrive_journal import Journal
 from kafka_consumer.shared_state import SharedState

@@ -117,8 +117,8 @@ class ConsoleApp(App[int]):
         history = feed.history()
         verdict = judge(snapshot, self.trends, None if frozen_for is not None else age, feed.problem)
         return View(
-            snapshot=snapshot, verdict=verdict, trends=self.trends, clock=self.clock, age=age, frozen_for=frozen_for,
-            role=feed.role, source=feed.source, read_only=feed.read_only, problem=feed.problem,
+            snapshot=snapshot, verdict=verdict, trends=self.trends, changes=self.trends.changes, clock=self.clock, age=age,
+            frozen_for=frozen_for, role=feed.role, source=feed.source, read_only=feed.read_only, problem=feed.problem,
             last_command=history[-1] if history else None, history=history,
         )  # fmt: skip
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
-from kafka_consumer.cli import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, leave, version
+from kafka_consumer.cli import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, leave, prepare_streams, show_refusal, version
 from kafka_consumer.errors import ConfigError, FilesInUseError, KafkaConsumerError
 from kafka_consumer.logs import log_everything, setup_logging
 from kafka_consumer.options import GroupedCommand, GroupedOption, consumer_options, settings_from
@@ -120,7 +120,9 @@ def _run_console(settings: Settings, *, read_only: bool, theme: str | None) -> i
                 consumer,
                 read_only=read_only,
                 theme=theme,
-                start_logging=lambda: setup_logging(settings["log_level"], settings["log_format"]),
+                start_logging=lambda: setup_logging(
+                    settings["log_level"], settings["log_format"], secrets=settings["kafka_options"]
+                ),
             )
     if demo is not None:
         click.echo("\n".join(["The demo's files:", *(f"  {path}" for path in demo_files(completed))]))
@@ -176,7 +178,7 @@ def invoke(arguments: list[str]) -> int:
     try:
         code = cli.main(args=arguments, prog_name="kc-tui", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        show_refusal(error, arguments)
         return error.exit_code
     except click.Abort:
         return EXIT_FAILURE
@@ -194,9 +196,7 @@ def invoke(arguments: list[str]) -> int:
 
 def main() -> NoReturn:
     """Run ``kc-tui`` as a process; never returns."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    prepare_streams()
     leave(invoke(sys.argv[1:]))
 
 

@@ -21,6 +21,7 @@ from kafka_consumer.errors import LostPartitionError
 from kafka_consumer.snapshot import Snapshot
 from tui.clock import Clock
 from tui.commands import CommandHandle, CommandState, CommandView
+from tui.tempo import INTERVAL_SECONDS, Tempo
 from tui.text import clean
 from tui.wire import WireError, snapshot_from_dict
 
@@ -146,7 +147,7 @@ class LocalConsumer(Protocol):
 
 
 class LocalFeed(FeedBase):
-    """A consumer in this process. ``interval``: seconds between snapshots while somebody looks.
+    """A consumer in this process. ``interval``: seconds between snapshots while somebody looks and something changes.
 
     One thread builds snapshots; one carries out commands in their order; stopping has a thread of its own, so that it
     never waits behind a command that hangs.
@@ -158,16 +159,17 @@ class LocalFeed(FeedBase):
         self,
         consumer: LocalConsumer,
         *,
-        interval: float = 0.5,
+        interval: float = INTERVAL_SECONDS,
         read_only: bool = False,
         clock: Clock | None = None,
         who: str | None = None,
     ) -> None:
         super().__init__(read_only=read_only, clock=clock or Clock(), who=who)
         self._consumer = consumer
-        self._interval = interval
+        self._tempo = Tempo(interval, self.clock)
         self.source = f"pid {os.getpid()}"
         self._wanted = threading.Event()
+        self._hurried = threading.Event()
         self._closed = threading.Event()
         # The slot: written by the snapshot thread alone, one reference, replaced whole.
         self._slot: tuple[Snapshot, float] | None = None
@@ -206,6 +208,7 @@ class LocalFeed(FeedBase):
         """Ask the threads to end."""
         self._closed.set()
         self._wanted.set()
+        self._hurried.set()
         self._orders.put(None)
         self._urgent.put(None)
 
@@ -233,6 +236,8 @@ class LocalFeed(FeedBase):
         return None
 
     def _send(self, handle: CommandHandle) -> None:
+        self._tempo.hurry()
+        self._hurried.set()
         (self._urgent if handle.command == "stop" else self._orders).put(handle)
 
     def _build(self) -> None:
@@ -242,12 +247,15 @@ class LocalFeed(FeedBase):
             if self._closed.is_set():
                 return
             try:
-                self._slot = (self._consumer.snapshot(), self.clock.monotonic())
+                self._slot = (self._tempo.take(self._consumer.snapshot()), self.clock.monotonic())
                 self._problem = None
             except Exception as error:  # noqa: BLE001
                 # The screen must outlive whatever the consumer does; it says so and shows the age of what it has.
                 self._problem = f"no snapshot: {type(error).__name__}: {describe_error(error)}"
-            self._closed.wait(self._interval)
+            self._hurried.clear()
+            # Closing sets both; the other way round it would be waited out.
+            if not self._closed.is_set():
+                self._hurried.wait(self._tempo.interval)
 
     def _carry_out(self, orders: queue.SimpleQueue[CommandHandle | None]) -> None:
         while (handle := orders.get()) is not None:

@@ -67,6 +67,8 @@ def _by_trouble(snapshot: Snapshot, trends: Trends) -> Verdict | None:
 
 
 def _by_load(snapshot: Snapshot, trends: Trends) -> Verdict:
+    if snapshot.paused and snapshot.pause_reason:
+        return Verdict("PAUSED", "■", "bad", snapshot.pause_reason)
     if snapshot.paused:
         return Verdict("PAUSED", "■", "warn", "by operator")
     rate = snapshot.rates.processed + snapshot.rates.failed

@@ -31,6 +31,8 @@ EXIT_FAILURE = 1
 GRACE_SECONDS = 5.0
 """How long the screen may take to end once it was told to; then the process ends without it."""
 SHOWN_LINES = 20
+GARBAGE = 20_000
+"""Objects made, and not ended, until the youngest are looked through for garbage; Python's own is 700."""
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 
@@ -65,6 +67,7 @@ class Session:
         self.asked_to_stop = False
         """Whether a signal has asked the consumer to stop."""
         self._driver: ConsoleDriver | None = None
+        self._thresholds: tuple[int, int, int] | None = None
 
     def run(self) -> int:
         """Run the screen until it ends; return 1 when it crashed, else what it was told to end with."""
@@ -80,6 +83,8 @@ class Session:
             app.run()
         finally:
             gc.unfreeze()
+            if self._thresholds is not None:
+                gc.set_threshold(*self._thresholds)
             self._left.set()
             self._leaving.set()
         return EXIT_FAILURE if app.crash is not None else app.return_code or self._code
@@ -109,6 +114,11 @@ class Session:
         # what is here by now stays to the end. With it set aside, one takes a few milliseconds.
         gc.collect()
         gc.freeze()
+        # A snapshot is thousands of objects that replace as many: by the usual thresholds each one has everything of the last
+        # seconds visited, several times, to find nothing.
+        self._thresholds = gc.get_threshold()
+        if 0 < self._thresholds[0] < GARBAGE:
+            gc.set_threshold(GARBAGE, *self._thresholds[1:])
         if self._leaving.is_set() and self.app is not None:
             self.app.end(self._code)
 

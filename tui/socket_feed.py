@@ -19,16 +19,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from kafka_consumer.snapshot import Snapshot
+from kafka_consumer.unix_socket import stranger
 from tui.clock import Clock
 from tui.commands import CommandHandle, CommandState
 from tui.feed import FeedBase, describe_error
-from tui.wire import WireError, mapping, optional_whole, snapshot_from_dict, text
+from tui.tempo import INTERVAL_SECONDS, Tempo
+from tui.wire import SnapshotReader, WireError, mapping, optional_whole, text
 
 PROTOCOL = 1
 MAX_LINE = 32 * 1024 * 1024
 CONNECT_SECONDS = 2.0
 BACKOFF_SECONDS = (0.2, 5.0)
-INTERVAL_SECONDS = 0.5
 WATCHED_SECONDS = 3.0
 """For how long after the last look snapshots are asked for and unpacked; then none are, until somebody looks again."""
 
@@ -59,7 +60,9 @@ class SocketFeed(FeedBase):
         self._outgoing: queue.SimpleQueue[CommandHandle] = queue.SimpleQueue()
         # Of the socket's thread alone.
         self._pending: dict[str, CommandHandle] = {}
-        self._subscribed = True
+        self._subscribed = INTERVAL_SECONDS  # seconds between snapshots; 0: none
+        self._tempo = Tempo(INTERVAL_SECONDS, self.clock)
+        self._reader = SnapshotReader()
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
@@ -116,6 +119,7 @@ class SocketFeed(FeedBase):
         elif known is not None and handle.command not in known:
             handle.advance(CommandState.REFUSED, "not supported by this consumer")
         else:
+            self._tempo.hurry()
             self._outgoing.put(handle)
             self._wake()
 
@@ -150,15 +154,17 @@ class SocketFeed(FeedBase):
         try:
             peer.settimeout(CONNECT_SECONDS)
             peer.connect(self.path)
+            said = stranger(peer)
         except (OSError, ValueError) as error:
-            peer.close()
             said = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else describe_error(error)
+        if said is not None:
+            peer.close()
             self._problem = f"can't connect to {self.source}: {said}"
             return None
         peer.setblocking(False)
         self._connected, self._problem = True, None
         self._peer_read_only, self._peer_commands = False, None
-        self._subscribed = True
+        self._subscribed = INTERVAL_SECONDS
         return peer
 
     def _converse(self, peer: socket.socket) -> None:
@@ -216,12 +222,13 @@ class SocketFeed(FeedBase):
             del self._pending[identity]
 
     def _subscribe(self, outgoing: bytearray) -> None:
-        """Ask for snapshots while somebody looks, and for none while nobody does, where the consumer can be asked."""
+        """Ask for snapshots as often as somebody looks and something changes, where the consumer can be asked."""
         watched = self.clock.monotonic() - self._looked_at <= WATCHED_SECONDS
-        if watched == self._subscribed or self._peer_commands is None or "subscribe" not in self._peer_commands:
+        interval = self._tempo.interval if watched else 0
+        if interval == self._subscribed or self._peer_commands is None or "subscribe" not in self._peer_commands:
             return
-        self._subscribed = watched
-        args = {"interval_seconds": INTERVAL_SECONDS if watched else 0}
+        self._subscribed = interval
+        args = {"interval_seconds": interval}
         line = {"type": "command", "id": "subscription", "command": "subscribe", "args": args}
         outgoing += json.dumps(line, separators=(",", ":")).encode() + b"\n"
 
@@ -262,8 +269,8 @@ class SocketFeed(FeedBase):
         match message.get("type"):
             case "snapshot":
                 try:
-                    snapshot = snapshot_from_dict(message.get("snapshot"))
-                except WireError as error:
+                    snapshot = self._tempo.take(self._reader.read(message.get("snapshot")))
+                except (WireError, RecursionError) as error:
                     self._problem = describe_error(error)
                     return
                 self._slot, self._problem = (snapshot, at), None
@@ -314,7 +321,7 @@ def can_connect(path: str) -> str | None:
         probe.settimeout(CONNECT_SECONDS)
         try:
             probe.connect(path)
+            said = stranger(probe)
         except (OSError, ValueError) as error:
             said = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else describe_error(error)
-            return f"no consumer can be reached at {text(path, 200)}: {said}"
-    return None
+    return None if said is None else f"no consumer can be reached at {text(path, 200)}: {said}"

@@ -53,6 +53,10 @@ class Trends:
         self.commit_failures_recent = 0
         self.crashes_recent = 0
         """Workers that crashed in the last minute; each was replaced."""
+        self.changes = object()
+        """Stands for what ``change`` returns: the same object as long as that is the same for every partition."""
+        self._partitions: tuple[PartitionView, ...] = ()
+        self._settled = False
         self._sequence: int | None = None
         self._pid: int | None = None
         self._window: deque[tuple[float, Mapping[Key, int]]] = deque()
@@ -102,11 +106,21 @@ class Trends:
 
     def _changes(self, snapshot: Snapshot) -> None:
         window = self._window
-        lags = {(row.topic, row.partition): row.lag for row in snapshot.partitions if row.lag is not None}
+        if window and snapshot.partitions is self._partitions:
+            lags = window[-1][1]
+        else:
+            lags = {(row.topic, row.partition): row.lag for row in snapshot.partitions if row.lag is not None}
+        self._partitions = snapshot.partitions
         window.append((snapshot.at, lags))
         while len(window) > 2 and snapshot.at - window[1][0] >= WINDOW_SECONDS:
             window.popleft()
         first_at, first = window[0]
+        before, self._settled = self._settled, first is lags and snapshot.at - first_at >= 1.0
+        if before and self._settled:
+            # No lag has moved in the last ten seconds, nor had it a snapshot ago.
+            self.lag_change, self.lag_growth = 0.0 if lags else None, 0.0
+            return
+        self.changes = object()
         # Only what was known at both times: a partition whose lag becomes known is no growth.
         both = lags.keys() & first.keys()
         if not both or snapshot.at - first_at < 1.0:

@@ -13,11 +13,15 @@ from tui.trends import Trends
 
 @dataclass(frozen=True)
 class View:
-    """``age`` is seconds since the snapshot came, ``frozen_for`` since the operator froze the view (None: it is live)."""
+    """``age`` is seconds since the snapshot came, ``frozen_for`` since the operator froze the view (None: it is live).
+
+    ``trends`` lives on; ``changes`` are its own, as they were at this tick.
+    """
 
     snapshot: Snapshot | None
     verdict: Verdict
     trends: Trends
+    changes: object
     clock: Clock
     age: float | None
     frozen_for: float | None

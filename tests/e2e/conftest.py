@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.fleet import fleets
 from tests.runs import chance, command, note, running
 
-__all__ = ["chance", "command", "note", "running"]
+__all__ = ["chance", "command", "fleets", "note", "running"]

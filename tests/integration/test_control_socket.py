@@ -144,7 +144,7 @@ class Puppet:
         self._ask("set_rate_limit", per_second)
 
     def seek(self, partitions: Iterable[tuple[str, int]], to: int | str) -> None:
-        self._ask("seek", partitions=list(partitions), to=to)
+        self._ask("seek", [list(partitions), to])
 
 
 @pytest.fixture(autouse=True)

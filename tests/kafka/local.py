@@ -90,6 +90,12 @@ class LocalKafka(Kafka):
         """Return the port on which a node serves clients."""
         return self._ports[node].client
 
+    def configure(self, properties: Mapping[str, str]) -> None:
+        """Change the properties of every node; a running one takes them at its next start."""
+        self._properties |= properties
+        for node in self._ports:
+            self._write_config(node)
+
     def running(self, node: int | None = None) -> bool:
         """Say whether the node's process is alive (all of them, without a number); a suspended one is."""
         return all(n in self._running and self._running[n].alive() for n in self._chosen(node))
@@ -202,8 +208,11 @@ class LocalKafka(Kafka):
             (data / "meta.properties").write_text(
                 f"version=1\nnode.id={node}\ncluster.id={self._cluster_id}\ndirectory.id={kafka_uuid()}\n"
             )
-            properties = server_properties(node, self._ports, log_dir=str(data)) | self._properties
-            self._config_path(node).write_text(as_text(properties))
+            self._write_config(node)
+
+    def _write_config(self, node: int) -> None:
+        properties = server_properties(node, self._ports, log_dir=str(self._data(node))) | self._properties
+        self._config_path(node).write_text(as_text(properties))
 
     def _launch(self, jars: Path, node: int | None) -> None:
         for n in self._chosen(node):

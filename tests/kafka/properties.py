@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 # The largest message of the stress tests is 9.5 MB; batch overhead and headers come on top.
@@ -69,6 +70,29 @@ def server_properties(
         # Compaction is something tests wait for.
         "log.cleaner.backoff.ms": "500",
     }
+
+
+def secured(users: Mapping[str, str], super_user: str) -> dict[str, str]:
+    """Return what makes clients log in (SASL/PLAIN) and asks for an ACL for all that they do, except the super user.
+
+    ``users`` is ``{name: password}``. Brokers among themselves stay as they are.
+    """
+    module = "org.apache.kafka.common.security.plain.PlainLoginModule"
+    logins = "".join(f' user_{name}="{password}"' for name, password in users.items())
+    return {
+        "listener.security.protocol.map": "CLIENT:SASL_PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "listener.name.client.sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.client.plain.sasl.jaas.config": f"{module} required{logins};",
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": f"User:{super_user};User:ANONYMOUS",
+    }
+
+
+def login(user: str, password: str) -> dict[str, str]:
+    """Return a client's options for such a broker."""
+    return {
+        "security.protocol": "SASL_PLAINTEXT", "sasl.mechanisms": "PLAIN", "sasl.username": user, "sasl.password": password,
+    }  # fmt: skip
 
 
 def as_text(properties: dict[str, str]) -> str:

@@ -22,7 +22,17 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    NewTopic,
+    OffsetSpec,
+    ResourcePatternType,
+    ResourceType,
+)
 
 from tests.kafka.properties import MESSAGE_MAX_BYTES
 
@@ -41,6 +51,13 @@ _NOT_YET = frozenset(
 )  # fmt: skip
 
 _T = TypeVar("_T")
+
+
+def _acl(user: str, kind: ResourceType, name: str) -> AclBinding:
+    literal, allow = ResourcePatternType.LITERAL, AclPermissionType.ALLOW
+    return AclBinding(kind, name, literal, f"User:{user}", "*", AclOperation.READ, allow)
+
+
 Headers = Sequence[tuple[str, str | bytes | None]]
 
 
@@ -233,6 +250,48 @@ class Kafka:
                 return {}
             raise
         return {each.partition: each for each in found if each.error is None and each.offset != OFFSET_INVALID}
+
+    def allow(self, user: str, *, topic: str, group: str) -> None:
+        """Allow a user to consume a topic as a group, and nothing else."""
+        wanted = [_acl(user, ResourceType.TOPIC, topic), _acl(user, ResourceType.GROUP, group)]
+        self._until_answered(lambda admin: [answer.result(_ATTEMPT_SECONDS) for answer in admin.create_acls(wanted).values()])
+
+    def forbid_topic(self, user: str, topic: str) -> None:
+        """Take back what ``allow`` allowed with a topic."""
+        self._forbid(user, ResourceType.TOPIC, topic)
+
+    def forbid_group(self, user: str, group: str) -> None:
+        """Take back what ``allow`` allowed with a group."""
+        self._forbid(user, ResourceType.GROUP, group)
+
+    def _forbid(self, user: str, kind: ResourceType, name: str) -> None:
+        found = AclBindingFilter(
+            kind, name, ResourcePatternType.LITERAL, f"User:{user}", "*", AclOperation.READ, AclPermissionType.ALLOW
+        )
+        self._until_answered(lambda admin: [answer.result(_ATTEMPT_SECONDS) for answer in admin.delete_acls([found]).values()])
+
+    def set_committed(self, group: str, topic: str, offsets: Mapping[int, int]) -> None:
+        """Commit for a group without a member, as an administrator would: ``{partition: next offset}``."""
+        wanted = [TopicPartition(topic, number, offset) for number, offset in offsets.items()]
+
+        def ask(_admin: AdminClient) -> None:
+            consumer = Consumer(self._options({"group.id": group, "enable.auto.commit": False}))
+            try:
+                consumer.commit(offsets=wanted, asynchronous=False)
+            finally:
+                consumer.close()
+
+        self._until_answered(ask)
+
+    def delete_before(self, topic: str, offsets: Mapping[int, int]) -> None:
+        """Delete the messages before these offsets, ``{partition: first offset that stays}``, as retention would."""
+        wanted = [TopicPartition(topic, number, offset) for number, offset in offsets.items()]
+
+        def ask(admin: AdminClient) -> None:
+            for answer in admin.delete_records(wanted, request_timeout=_ATTEMPT_SECONDS).values():
+                answer.result(_ATTEMPT_SECONDS)
+
+        self._until_answered(ask)
 
     def end_offsets(self, topic: str) -> dict[int, int]:
         """Return each partition's high watermark: the offset that the next message will get."""

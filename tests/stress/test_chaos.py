@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-import signal
 import socket
 import threading
 import time
@@ -15,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import background, eventually
+from tests.helpers import eventually
 from tests.kafka import Kafka, LocalKafka
 from tests.kafka.local import free_ports
 from tests.runs import Command, Ledger, Note, Run, numbered, repeats
+from tests.stress.limits import limited
 
-pytestmark = [pytest.mark.stress, pytest.mark.needs_real_broker, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.stress, pytest.mark.stress_short, pytest.mark.needs_real_broker, pytest.mark.timeout(300)]
 
 MIB = 2**20
 
@@ -200,22 +200,13 @@ def test_half_a_processor_and_half_a_gigabyte_make_it_slower_and_nothing_else(
     values = [(b"%05d-" % number) + b"x" * 10_000 for number in range(10_000)]  # 100 MB
     real_kafka.produce(topic, values)
     kc = command(topic, "--max-inflight-bytes", str(32 * MIB), memory=512 * MIB)
-
-    def half_of_the_time() -> None:
-        # The share that a container's CPU quota would leave it: 50 ms in each 100.
-        while kc.process.poll() is None and not enough.is_set():
-            kc.process.send_signal(signal.SIGSTOP)
-            time.sleep(0.05)
-            kc.process.send_signal(signal.SIGCONT)
-            time.sleep(0.05)
-
-    enough = threading.Event()
     begun = time.monotonic()
-    with background(half_of_the_time, stop=enough.set):
+    with limited(kc.process.pid, memory=512 * MIB, cpus=0.5) as means:
         kc.wait_ledger(10_000, timeout=120)
         real_kafka.wait_for_lag(topic, topic)
-    seconds = time.monotonic() - begun
+        seconds = time.monotonic() - begun
 
+    note("limited_by", means)
     note("messages_per_second", round(10_000 / seconds))
     assert kc.end() == 0
     assert sorted(kc.ledger()) == [value[:100] for value in values]

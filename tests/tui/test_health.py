@@ -35,6 +35,7 @@ def over_time(*snapshots: Snapshot) -> Trends:
         (healthy(phase="stopped", stop_reason="all targets reached"), "STOPPED: all targets reached"),
         (healthy(phase="failed", stop_reason="disk full"), "FAILED: disk full"),
         (healthy(paused=True), "PAUSED: by operator"),
+        (healthy(paused=True, pause_reason="150 of the last 200 messages failed"), "PAUSED: 150 of the last 200 messages failed"),
         (make_snapshot(workers=(worker(1), worker(2, state="stuck", busy_seconds=61.0))), "STUCK: 1 worker, longest 1m01s"),
         (make_snapshot(workers=(idle(1),)), "PAUSED: 1 of 12 partitions"),
         (replace(healthy(), partitions=()), "WAITING: no partition assigned"),

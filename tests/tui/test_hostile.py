@@ -8,6 +8,7 @@ from tests.tui.fakes import FakeFeed
 from tests.tui.helpers import Console, console
 from tests.tui.hostile import FORBIDDEN, HOSTILE, hostile_snapshot
 from tui.commands import CommandState
+from tui.wire import snapshot_from_dict
 
 SIZES = [(200, 60), (120, 36), (80, 24), (60, 15), (20, 5)]
 
@@ -81,4 +82,34 @@ async def test_a_pasted_filter_loses_its_control_characters():
         await shown.press("slash")
         shown.app.screen.query_one("#filter").value = "\x1b]52;c;QQ==\x07"  # type: ignore[attr-defined]
         await shown.settle()
+        assert_harmless(shown)
+
+
+HUGE = "\x1b]0;owned\x07[red]" + "=1+1,\u202e" * 700_000
+
+
+async def test_five_megabytes_on_one_line_are_cut_and_harmless_wherever_they_are_shown():
+    base = hostile_snapshot()
+    letter = replace(base.dlq_tail[0], key=HUGE, value=HUGE, error_message=HUGE, error_type=HUGE, stack_trace=(HUGE,))
+    log = replace(base.log_tail[0], message=HUGE, level="ERROR")
+    snapshot = replace(base, topic=HUGE, group_id=HUGE, stop_reason=HUGE, dlq_tail=(letter,), log_tail=(log,))
+    # As it comes over a socket, from whoever listens there: in process the consumer has cut it already.
+    async with console(snapshot_from_dict(snapshot.to_dict()), size=(120, 36)) as shown:
+        assert_harmless(shown)
+        for panel in "45":
+            await shown.press(panel)
+            assert "owned" in shown.text
+            await shown.press("enter")
+            assert_harmless(shown)
+            await shown.press("y")
+            assert not FORBIDDEN.search(shown.app.clipboard.replace("\n", ""))
+            while shown.screen_name != "MainScreen":
+                await shown.press("escape")
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, "=cmd|'/C calc'!A1"])
+async def test_why_nothing_comes_any_more_is_shown_as_data(text):
+    feed = FakeFeed(None)
+    feed.problem = text
+    async with console(None, feed=feed) as shown:
         assert_harmless(shown)

@@ -17,6 +17,8 @@ from tests.tui.test_feeds import FakeConsumer, until
 aiohttp = pytest.importorskip("aiohttp")
 pytest.importorskip("textual_serve")
 
+from tests.tui.browser import CHROMIUM, MISSING, SECONDS, page_of, running_browser  # noqa: E402 - needs aiohttp
+
 
 def answers(port: int) -> bool:
     with socket.socket() as probe:
@@ -86,3 +88,36 @@ async def test_another_site_is_refused_even_with_the_key(web, headers):
     address, key, _ = web
     async with aiohttp.ClientSession() as browser, browser.get(f"{address}/ws?key={key}", headers=headers) as answer:
         assert answer.status == 403
+
+
+@pytest.fixture
+def browser(tmp_path):
+    with running_browser(tmp_path / "profile") as port:
+        yield port
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
+async def test_a_real_browser_draws_the_console_and_can_not_act(web, browser):
+    address, key, consumer = web
+    async with page_of(browser) as page:
+        await page.open(f"{address}/?key={key}")
+        await page.until(lambda: b"RUNNING" in page.received)
+        drawn = [len(await page.colours())]
+        async with asyncio.timeout(SECONDS):
+            # What has come is drawn a moment later. Before, the page has its background and a spinner of a few colours.
+            while not await page.evaluate("document.body.classList.contains('-first-byte')") or drawn[-1] < 50:
+                await asyncio.sleep(0.1)
+                drawn.append(len(await page.colours()))
+        colours = await page.colours()
+        ink = 1 - max(colours.values()) / sum(colours.values())
+        assert 0.02 < ink < 0.6, f"expected text on a background, got {ink:.1%} of the picture in other colours"
+
+        seen = len(page.received)
+        await page.click(700, 300)
+        await page.press("p")
+        await page.until(lambda: b"refused" in page.received[seen:])
+        assert b"read-only" in page.received
+        assert consumer.calls == []
+
+        await page.press("?")
+        await page.until(lambda: b"All keys, and what they do" in page.received[seen:])

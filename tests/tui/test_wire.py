@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from kafka_consumer.snapshot import Snapshot
 from tests.tui.fakes import make_snapshot
 from tests.tui.hostile import FORBIDDEN, hostile_snapshot
 from tui.feed import WireError, snapshot_from_dict
+from tui.wire import SnapshotReader
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -73,6 +75,31 @@ def test_the_stack_of_a_worker_is_cleaned_and_cut_to_its_innermost_calls():
     assert first.stack[-2].startswith(r"\x1b[2Jxxx")
     assert len(first.stack[-2]) == 400
     assert [worker.stack for worker in others] == [(), (), ()]
+
+
+def test_rows_that_come_as_they_came_before_are_the_same_objects():
+    reader = SnapshotReader()
+    value = json.loads(make_snapshot().to_json())
+    first = reader.read(copy.deepcopy(value))
+    again = reader.read(copy.deepcopy(value))
+    for name in ("workers", "partitions", "dlq_tail", "log_tail"):
+        assert getattr(again, name) is getattr(first, name), name
+    value["partitions"][3]["lag"] = 7
+    moved = reader.read(copy.deepcopy(value))
+    assert [row.lag for row in moved.partitions][2:4] == [first.partitions[2].lag, 7]
+    assert [now is before for now, before in zip(moved.partitions, first.partitions, strict=True)].count(False) == 1
+    assert moved.workers is first.workers
+
+
+@pytest.mark.parametrize("change", [list.reverse, list.clear, lambda rows: rows.pop(0), lambda rows: rows.insert(0, {}),
+                                    lambda rows: rows.extend(rows[:2])])  # fmt: skip
+def test_whatever_came_before_a_snapshot_is_read_as_if_it_were_the_first(change):
+    reader = SnapshotReader()
+    value = json.loads(make_snapshot().to_json())
+    reader.read(copy.deepcopy(value))
+    for name in ("workers", "partitions", "dlq_tail", "log_tail"):
+        change(value[name])
+    assert reader.read(copy.deepcopy(value)) == snapshot_from_dict(value)
 
 
 def test_lists_and_texts_are_bounded():

@@ -91,6 +91,10 @@ class Partitions(RowList[PartitionView]):
         """Return the partitions."""
         return view.snapshot.partitions if view.snapshot else ()
 
+    def unchanged(self, before: View, view: View) -> bool:
+        """Return whether the partitions are the same objects, and how their lags change is the same."""
+        return before.changes is view.changes and self.all_rows(before) is self.all_rows(view)
+
     def key(self, row: PartitionView) -> tuple[str, int]:
         """Return topic and partition."""
         return row.topic, row.partition

@@ -115,6 +115,10 @@ class RowList(ScrollView, Generic[R], can_focus=True, inherit_bindings=False):
         """Return what stands in an empty list."""
         return ""
 
+    def unchanged(self, before: View, view: View) -> bool:
+        """Return whether another snapshot shows the same here; where that is quick to see."""
+        return False
+
     def keys(self, rows: Sequence[R]) -> list[Hashable]:
         """Return the keys of the rows, in their order and distinct."""
         return [self.key(row) for row in rows]
@@ -123,11 +127,9 @@ class RowList(ScrollView, Generic[R], can_focus=True, inherit_bindings=False):
 
     def show(self, view: View) -> None:
         """Take a view and draw what changed. Everything drawn here comes from the snapshot: the same one changes nothing."""
-        if self._view is not None and self._view.snapshot is view.snapshot:
-            self._view = view
-            return
-        self._view = view
-        self._take_rows(view)
+        before, self._view = self._view, view
+        if before is None or not (before.snapshot is view.snapshot or self.unchanged(before, view)):
+            self._take_rows(view)
 
     def _take_rows(self, view: View) -> None:
         rows = self.all_rows(view)

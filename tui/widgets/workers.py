@@ -67,6 +67,10 @@ class Workers(RowList[WorkerView]):
         """Return the workers."""
         return view.snapshot.workers if view.snapshot else ()
 
+    def unchanged(self, before: View, view: View) -> bool:
+        """Return whether the workers are the same objects."""
+        return self.all_rows(before) is self.all_rows(view)
+
     def key(self, row: WorkerView) -> int:
         """Return the worker's number."""
         return row.id
