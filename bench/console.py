@@ -1,13 +1,17 @@
 """Hold the console against its budget, in a real pseudo-terminal, on a real consumer and a real broker.
 
   make bench-console                          everything, with a broker of its own
-  python bench/console.py --rounds 9 [--quick] [--only screen|throughput] [--bootstrap HOST:PORT] [--out FILE.json]
+  python bench/console.py --blocks 60 [--quick] [--only screen|throughput] [--bootstrap HOST:PORT] [--out FILE.json]
 
 Processor time is that of the threads that the console adds to a consumer's process, or of the attached console's whole process;
-100 % is one core. Throughput: rounds of a consumer alone, alone once more (what a difference of nothing looks like here), with
-the console in its process, and with one attached; each is compared with the first of its round, and the median counts; `?` where
-the rounds differ too much to tell on which side of the limit it is: more rounds, or a quieter machine, would. A gap of the event
-loop is told beside that of a bystander, a process with nothing to do: what is in both, the machine did.
+100 % is one core. A gap of the event loop is told without the time in which its thread waited for a processor that another
+process had; by the clock, and what a bystander saw, a process with nothing to do, stands beside it.
+
+Throughput: one run of a consumer that never waits, so that what the console takes is lost to it; a consumer with time to spare
+loses nothing. In short windows the console looks (a snapshot and a tick twice a second) or doesn't (neither). Three windows are a
+block, in an order by chance: on, off, and off once more. Told are the median of what the blocks lost and the interval where it
+lies in 95 of 100 drawings with replacement (bootstrap); the second off against the first is the noise. `?` where the limit lies
+within the interval: more blocks, or a quieter machine, would tell.
 """
 
 from __future__ import annotations
@@ -39,23 +43,30 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from common import committed_total  # noqa: E402 - siblings
-from load import load  # noqa: E402
+from load import load  # noqa: E402 - a sibling
 
-SIZES = ((120, 36), (200, 60))
+from tui.socket_feed import WATCHED_SECONDS  # noqa: E402
+from tui.tempo import QUIET_SECONDS  # noqa: E402
+
+SIZE = (200, 60)
 MANY = 1000  # partitions, and workers
 PER_SECOND = 2000  # messages of the large consumer: every partition moves at each tick
 LARGE_WORK = "sleep:400"  # so that 800 of 1,000 workers are busy
 ANSWER_SECONDS = 300.0
 SETTLE_SECONDS = 3.0
+BUSY_WORK = "loop:500"  # 10 microseconds or so
+BUSY_MESSAGES = 4_000_000  # for a minute and more
+SWITCH_SECONDS = 0.1  # from switching the console to the beginning of a window: what is under way ends
+WINDOW_SECONDS = 1.0  # two ticks
+DRAWINGS = 4000
 # The row under the cursor is drawn in reverse; its first cell is the pointer.
 CURSOR = re.compile(rb"\x1b\[(\d+);1H\x1b\[(?:\d+;)*7[;m][^>]{0,40}?>")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A line of the table. ``limit``: what the figure may be; None where the budget has no word about it. ``doubt``: how far
-    off the figure may be, by the scatter of what it is the median of.
+    """A line of the table. ``limit``: what the figure may be; None where the budget has no word about it. ``between``: where
+    the figure may lie, by the scatter of what it is the median of.
     """
 
     what: str
@@ -63,7 +74,7 @@ class Figure:
     limit: float | None
     unit: str
     remark: str = ""
-    doubt: float = 0.0
+    between: tuple[float, float] | None = None
 
     def line(self) -> str:
         digits = 2 if self.unit == "%" else 1
@@ -75,7 +86,7 @@ class Figure:
     def verdict(self) -> str:
         if self.limit is None:
             return ""
-        if abs(self.figure - self.limit) < self.doubt:
+        if self.between is not None and self.between[0] <= self.limit < self.between[1]:
             return "undecided"
         return "met" if self.figure <= self.limit else "missed"
 
@@ -83,7 +94,7 @@ class Figure:
 class Process:
     """``run_console.py`` as a process, with a terminal where it draws."""
 
-    def __init__(self, kind: str, *options: str, size: tuple[int, int] = SIZES[0]) -> None:
+    def __init__(self, kind: str, *options: str, size: tuple[int, int] = SIZE) -> None:
         self.kind = kind
         self._chunks: list[tuple[float, bytes]] = []
         self._arrived = threading.Condition()
@@ -178,36 +189,35 @@ class Stage:
 
 
 class Bench:
-    """The measurements. ``figures`` is the table, ``runs`` each run of the throughput."""
+    """The measurements. ``figures`` is the table, ``blocks`` each block of the throughput: calls a second by window."""
 
-    def __init__(self, bootstrap: str, *, rounds: int, quick: bool) -> None:
+    def __init__(self, bootstrap: str, *, blocks: int, quick: bool) -> None:
         self.bootstrap = bootstrap
-        self.rounds = rounds
+        self.wanted = blocks
         self.quick = quick
         self.figures: list[Figure] = []
-        self.runs: list[dict[str, Any]] = []
-        self.window = 3.0 if quick else 6.0
+        self.blocks: dict[str, list[dict[str, float]]] = {}
+        self.window = 1.5 if quick else 3.0
 
-    def consumer(self, topic: str, partitions: int, workers: int, work: str, count: int = 0) -> list[str]:
+    def consumer(self, topic: str, partitions: int, workers: int, work: str) -> list[str]:
         return [
             "--bootstrap", self.bootstrap, "--topic", topic, "--group", f"bench-{uuid.uuid4().hex[:10]}", "--partitions",
-            str(partitions), "--workers", str(workers), "--work", work, "--count", str(count),
+            str(partitions), "--workers", str(workers), "--work", work,
         ]  # fmt: skip
 
     @contextlib.contextmanager
     def stage(self, kind: str, options: Sequence[str]) -> Iterator[Stage]:
-        """A consumer ready to go, and a console that shows it; alone: the consumer twice."""
+        """A consumer ready to go, and a console that shows it."""
         with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory(prefix="kc-bench-") as folder:
             path = f"{folder}/kc.sock"
-            works = Process("served" if kind == "attached" else "alone" if kind == "again" else kind, "--socket", path, *options)
+            works = Process("served" if kind == "attached" else kind, "--socket", path, *options)
             stack.callback(works.close)
             works.ask("ready")
             looks = works
             if kind == "attached":
                 looks = Process("attached", "--socket", path)
                 stack.callback(looks.close)
-            if kind in ("attached", "in-process"):
-                looks.await_output(4000)
+            looks.await_output(4000)
             time.sleep(SETTLE_SECONDS)
             yield Stage(kind.replace("-", " "), looks, works)
 
@@ -219,31 +229,29 @@ class Bench:
         load(self.bootstrap, many, MANY, MANY * 400, 100)
         for kind in ("in-process", "attached"):
             with self.stage(kind, self.consumer(few, 6, 8, "noop")) as stage:
-                stage.works.ask(f"go {PER_SECOND}")
-                time.sleep(SETTLE_SECONDS)
+                stage.works.ask("go")
+                time.sleep(QUIET_SECONDS + SETTLE_SECONDS)
                 self.cpu(stage, "idle, 6 partitions, 8 workers", 2.0)
             with self.stage(kind, self.consumer(many, MANY, MANY, LARGE_WORK)) as stage:
-                self.cpu(stage, f"idle, {MANY:,} partitions and workers", None)
+                time.sleep(QUIET_SECONDS + SETTLE_SECONDS)
+                self.cpu(stage, f"idle, {MANY:,} partitions and workers", 2.0)
                 stage.works.ask(f"go {PER_SECOND}")
                 time.sleep(SETTLE_SECONDS)
-                if kind == "in-process":
-                    self.cost(stage)
-                for size in SIZES:
-                    self.large(stage, size)
+                self.large(stage)
                 stage.looks.type("z")
-                time.sleep(SETTLE_SECONDS)
+                time.sleep(SETTLE_SECONDS + WATCHED_SECONDS)
                 self.cpu(stage, f"frozen, {MANY:,} partitions and workers", 2.0)
 
-    def large(self, stage: Stage, size: tuple[int, int]) -> None:
+    def large(self, stage: Stage) -> None:
         """Everything that is measured of a console with a thousand moving rows."""
-        stage.looks.resize(size)
-        time.sleep(SETTLE_SECONDS)
-        what = f"{MANY:,} partitions and workers, {size[0]}x{size[1]}"
+        what = f"{MANY:,} partitions and workers, {SIZE[0]}x{SIZE[1]}"
         self.cpu(stage, what, 12.0)
         self.gaps(stage, what)
-        presses = self.presses(stage.looks, 30 if self.quick else 60)
+        presses = self.presses(stage.looks, 12 if self.quick else 30)
         remark = f"median {statistics.median(presses) * 1e3:.1f} ms of {len(presses)} presses"
         self.add(f"key to paint, slowest, {what}, {stage.name}", max(presses) * 1e3, 100.0, "ms", remark)
+        if stage.looks is stage.works:
+            self.cost(stage)
 
     def gaps(self, stage: Stage, what: str) -> None:
         bystander = Process("bystander")
@@ -252,14 +260,14 @@ class Bench:
             for _ in range(3):
                 for process in (stage.looks, bystander):
                     process.ask("watch")
-                time.sleep(self.window * 2)
+                time.sleep(self.window)
                 found.append((stage.looks.ask("gaps"), bystander.ask("gaps")))
         finally:
             bystander.close()
-        ours, others = ([f"{pair[side]['longest'] * 1e3:.0f}" for pair in found] for side in (0, 1))
+        ours, others = ([f"{pair[side]['by_the_clock'] * 1e3:.0f}" for pair in found] for side in (0, 1))
         worst = max((pair[0] for pair in found), key=lambda gap: float(gap["longest"]))
         drawing = f"of it drawing {worst['of_it_on_cpu'] * 1e3:.0f} ms"
-        remark = f"{drawing}; by window {', '.join(ours)}, a bystander's {', '.join(others)}"
+        remark = f"{drawing}; by the clock, in three windows, {', '.join(ours)} ms, a bystander's {', '.join(others)} ms"
         self.add(f"longest gap of a 5 ms ticker, {what}, {stage.name}", worst["longest"] * 1e3, 50.0, "ms", remark)
 
     def cpu(self, stage: Stage, what: str, limit: float | None) -> None:
@@ -298,7 +306,7 @@ class Bench:
         return found
 
     def cost(self, stage: Stage) -> None:
-        costs = stage.works.ask(f"cost {20 if self.quick else 50}")
+        costs = stage.works.ask(f"cost {10 if self.quick else 20}")
         for name, what in (("snapshot", "a snapshot"), ("line", f"its line of JSON, {costs['bytes'] / 1024:.0f} KiB")):
             remark = f"{costs[name + '_wall'] * 1e3:.1f} ms by the clock, beside {PER_SECOND:,} messages a second"
             self.add(f"{what}, {MANY:,} partitions and workers", costs[name] * 1e3, None, "ms", remark)
@@ -306,53 +314,54 @@ class Bench:
     # --- throughput -----------------------------------------------------------------------------------------------------------
 
     def throughput(self) -> None:
-        scale = 5 if self.quick else 1
-        for work, workers, count in (("noop", 8, 3_000_000 // scale), ("sleep:1", 50, 300_000 // scale)):
-            topic = f"bench-{count}x100-6"
-            load(self.bootstrap, topic, 6, count, 100)
-            self.race(topic, work, workers, count, "warm-up", -1)
-            kinds = ["alone", "in-process", "attached", "again"]
-            results: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
-            for number in range(self.rounds):
-                for kind in kinds[number % 4 :] + kinds[: number % 4]:
-                    results[kind].append(self.race(topic, work, workers, count, kind, number))
-            self.compare(f"{work}, {workers} workers", results)
+        topic = f"bench-{BUSY_MESSAGES}x100-6"
+        load(self.bootstrap, topic, 6, BUSY_MESSAGES, 100)
+        for kind, limit in (("in-process", 3.0), ("attached", 1.0)):
+            with self.stage(kind, self.consumer(topic, 6, 8, BUSY_WORK)) as stage:
+                stage.works.ask("go")
+                time.sleep(SETTLE_SECONDS)
+                chance = random.Random(11)
+                blocks = self.blocks[kind] = [self.block(stage, chance) for _ in range(self.wanted)]
+            self.compare(stage.name, limit, blocks)
 
-    def race(self, topic: str, work: str, workers: int, count: int, kind: str, number: int) -> dict[str, Any]:
-        options = self.consumer(topic, 6, workers, work, count)
-        with self.stage("alone" if kind == "warm-up" else kind, options) as stage:
-            result = stage.works.ask("race")
-        committed = committed_total(self.bootstrap, options[options.index("--group") + 1], topic)
-        if committed != count:
-            raise SystemExit(f"{kind}: committed {committed} of {count}")
-        self.runs.append({"work": work, "kind": kind, "round": number, **result})
-        print(f"  {work} #{number} {kind:10} {result['rate']:,.0f}/s {result['cpu_us']:.2f} us", file=sys.stderr, flush=True)
-        return result
+    def block(self, stage: Stage, chance: random.Random) -> dict[str, float]:
+        """Return the calls a second in three windows: the console on, off, and off once more."""
+        order, rates = ["on", "off", "again"], {}
+        chance.shuffle(order)
+        for name in order:
+            stage.looks.ask("look on" if name == "on" else "look off")
+            time.sleep(SWITCH_SECONDS)
+            before = stage.works.ask("calls")
+            time.sleep(WINDOW_SECONDS)
+            after = stage.works.ask("calls")
+            rates[name] = (after["calls"] - before["calls"]) / (after["at"] - before["at"])
+            if after["calls"] > 0.98 * BUSY_MESSAGES:
+                raise SystemExit(f"{BUSY_MESSAGES:,} messages don't last for {self.wanted} blocks: give fewer")
+        return rates
 
-    def compare(self, what: str, results: dict[str, list[dict[str, Any]]]) -> None:
-        base = results["alone"]
-        for kind, name, limit in (
-            ("in-process", "with the console in process", 3.0), ("attached", "with a console attached", 1.0),
-            ("again", "with nothing: the noise", None),
-        ):  # fmt: skip
-            lost = [(1 - result["rate"] / alone["rate"]) * 100 for result, alone in zip(results[kind], base, strict=True)]
-            medians = statistics.median(run["rate"] for run in results[kind]) / statistics.median(run["rate"] for run in base)
-            cpu = [statistics.median(run["cpu_us"] for run in runs) for runs in (base, results[kind])]
-            remark = f"{min(lost):.1f} to {max(lost):.1f} in {len(lost)} rounds; ratio of medians {medians:.3f}; CPU a message "
-            remark += f"{cpu[0]:.2f} → {cpu[1]:.2f} us"
-            quarters = statistics.quantiles(lost) if len(lost) > 1 else [-100.0, 0.0, 100.0]
-            # Where the median of other rounds would be, in 95 of 100 cases.
-            doubt = 1.57 * (quarters[2] - quarters[0]) / len(lost) ** 0.5
-            self.add(f"throughput lost {name}, {what}", statistics.median(lost), limit, "%", remark, doubt)
-            if limit is not None:
-                taken = [run["console"] + run["control"] for run in results[kind]]
-                remark = "of a core, all the time: what is lost at least, where Python runs one thread at a time"
-                self.add(f"CPU of the threads added {name}, {what}", statistics.median(taken), None, "%", remark)
+    def compare(self, name: str, limit: float, blocks: list[dict[str, float]]) -> None:
+        base = [(block["off"] + block["again"]) / 2 for block in blocks]
+        lost = [(1 - block["on"] / off) * 100 for block, off in zip(blocks, base, strict=True)]
+        noise = [(1 - block["again"] / block["off"]) * 100 for block in blocks]
+        for what, found, most in (("throughput lost with the console", lost, limit), ("the noise: with nothing", noise, None)):
+            low, high = interval(found)
+            remark = f"95 % between {low:.2f} and {high:.2f}; {len(found)} blocks, {min(found):.1f} to {max(found):.1f}"
+            if most is not None:
+                remark += f"; {statistics.median(base):,.0f} messages a second without"
+            self.add(f"{what}, 8 workers, {name}", statistics.median(found), most, "%", remark, (low, high))
 
-    def add(self, what: str, figure: float, limit: float | None, unit: str, remark: str, doubt: float = 0.0) -> None:
-        remark += f"; give or take {doubt:.1f}" if doubt else ""
-        self.figures.append(Figure(what, figure, limit, unit, remark, doubt))
+    def add(
+        self, what: str, figure: float, limit: float | None, unit: str, remark: str, between: tuple[float, float] | None = None
+    ) -> None:
+        self.figures.append(Figure(what, figure, limit, unit, remark, between))
         print(f"  {self.figures[-1].line()}", file=sys.stderr, flush=True)
+
+
+def interval(found: Sequence[float]) -> tuple[float, float]:
+    """Return where the median of such figures lies, in 95 of 100 drawings of as many with replacement."""
+    chance = random.Random(13)
+    medians = sorted(statistics.median(chance.choices(found, k=len(found))) for _ in range(DRAWINGS))
+    return medians[int(0.025 * DRAWINGS)], medians[int(0.975 * DRAWINGS)]
 
 
 @contextlib.contextmanager
@@ -369,26 +378,26 @@ def broker(bootstrap: str | None) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bootstrap", default=os.environ.get("KC_TEST_BOOTSTRAP"), help="default: a broker of its own")
-    parser.add_argument("--rounds", type=int, default=5, help="of the throughput")
-    parser.add_argument("--quick", action="store_true", help="shorter windows, fewer messages: to see that it runs")
+    parser.add_argument("--blocks", type=int, help="of the throughput; default: 15, with --quick 4")
+    parser.add_argument("--quick", action="store_true", help="shorter windows, fewer of them: to see that it runs")
     parser.add_argument("--only", choices=("screen", "throughput"))
-    parser.add_argument("--out", type=Path, help="write the figures and every run of the throughput to this JSON file")
+    parser.add_argument("--out", type=Path, help="write the figures and every block of the throughput to this JSON file")
     a = parser.parse_args()
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n", flush=True)
     with broker(a.bootstrap) as bootstrap:
-        bench = Bench(bootstrap, rounds=a.rounds, quick=a.quick)
+        bench = Bench(bootstrap, blocks=a.blocks or (4 if a.quick else 15), quick=a.quick)
         if a.only != "throughput":
             bench.screen()
         if a.only != "screen":
             bench.throughput()
     print("| | figure | limit | | |\n|---|--:|--:|:-:|---|")
     print("\n".join(figure.line() for figure in bench.figures))
-    for verdict, words in (("missed", "Not met"), ("undecided", "Undecided: the rounds scatter too widely")):
+    for verdict, words in (("missed", "Not met"), ("undecided", "Undecided: the blocks scatter too widely")):
         found = [figure.what for figure in bench.figures if figure.verdict == verdict]
         print(f"\n{words}: {'; '.join(found) or 'none'}.")
     if a.out:
         figures = [{**asdict(figure), "verdict": figure.verdict} for figure in bench.figures]
-        a.out.write_text(json.dumps({"figures": figures, "runs": bench.runs}, indent=1) + "\n")
+        a.out.write_text(json.dumps({"figures": figures, "blocks": bench.blocks}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

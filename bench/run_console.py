@@ -1,4 +1,4 @@
-"""One process of ``console.py``: a consumer alone, under the console or behind its socket; the console attached to one; or a
+"""One process of ``console.py``: a consumer under the console or behind its socket; the console attached to one; or a
 bystander, an event loop with nothing to do, that tells what the machine does to one.
 
 What it is told comes as lines on the descriptor ``--control``; each is answered with a line of JSON.
@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import socket
@@ -19,11 +20,11 @@ import tempfile
 import termios
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from common import FETCHING, Meter, work
+from common import FETCHING, work
 
 import tui.app
 import tui.runtime
@@ -39,11 +40,14 @@ CONSUMERS_THREADS = ("worker-", "polling", "commit", "dead-letters", "backup", "
 
 
 class Gaps:
-    """How long the event loop goes without a turn: a ticker in it, that runs while it is asked to."""
+    """How long the event loop goes without a turn: a ticker in it, that runs while it is asked to.
+
+    A gap is told without the time in which the loop's thread could have run and had no processor: other processes had them.
+    """
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.found: list[tuple[float, float]] = []  # seconds, and how many of them this thread had the processor
+        self.found: list[tuple[float, float, float]] = []  # without waits for a processor, on one, by the clock; seconds
         self._ticking = False
 
     def start(self) -> dict[str, Any]:
@@ -56,28 +60,59 @@ class Gaps:
     def stop(self) -> dict[str, Any]:
         self._ticking = False
         gaps = self.found
-        longest, of_it_on_cpu = max(gaps)
-        return {"longest": longest, "of_it_on_cpu": of_it_on_cpu}
+        longest, of_it_on_cpu, _ = max(gaps)
+        return {"longest": longest, "of_it_on_cpu": of_it_on_cpu, "by_the_clock": max(gap[2] for gap in gaps)}
 
     async def _tick(self) -> None:
-        at, cpu = time.perf_counter(), time.thread_time()
-        while self._ticking:
-            await asyncio.sleep(TICK)
-            now, used = time.perf_counter(), time.thread_time()
-            self.found.append((now - at, used - cpu))
-            at, cpu = now, used
+        with _waits_for_a_processor() as waited:
+            before = time.perf_counter(), time.thread_time(), waited()
+            while self._ticking:
+                await asyncio.sleep(TICK)
+                now = time.perf_counter(), time.thread_time(), waited()
+                gap, used, waits = (new - old for new, old in zip(now, before, strict=True))
+                self.found.append((gap - waits, used, gap))
+                before = now
+
+
+@contextlib.contextmanager
+def _waits_for_a_processor() -> Iterator[Callable[[], float]]:
+    """Give what tells for how many seconds this thread has waited for a processor so far; 0 where the system doesn't tell."""
+    try:
+        found = os.open(f"/proc/self/task/{threading.get_native_id()}/schedstat", os.O_RDONLY)
+    except OSError:
+        yield lambda: 0.0
+        return
+    try:
+        yield lambda: int(os.pread(found, 100, 0).split()[1]) / 1e9
+    finally:
+        os.close(found)
 
 
 gaps = Gaps()
 
 
 class WatchedApp(tui.app.ConsoleApp):
-    """The console, with its loop known."""
+    """The console, with its loop known. While it isn't ``looking`` it asks for no snapshot and draws nothing."""
 
     CSS_PATH = str(Path(tui.app.__file__).parent / "console.tcss")
+    running: WatchedApp | None = None
+    looking = True
 
     def on_mount(self) -> None:  # besides that of the class above, as Textual has it
         gaps.loop = asyncio.get_running_loop()
+        WatchedApp.running = self
+
+    def tick(self) -> None:
+        if self.looking:
+            super().tick()
+
+    def look(self, looking: bool) -> None:
+        self.looking = looking
+        feed = self.feed
+        if isinstance(feed, SocketFeed) and not looking:
+            feed.look_away()
+            while feed.interval:
+                time.sleep(0.005)
 
 
 class WaitingConsumer(KafkaConsumer):
@@ -107,7 +142,7 @@ class Bench:
         self.answering = threading.Lock()  # held from a question to its answer: the process doesn't end in between
         self.answers: dict[str, Callable[..., dict[str, Any]]] = {
             "cpu": self.cpu, "watch": gaps.start, "gaps": gaps.stop, "ready": self.ready, "go": self.go, "cost": self.cost,
-            "race": self.race,
+            "look": self.look, "calls": self.calls,
         }  # fmt: skip
 
     def run(self) -> None:
@@ -145,9 +180,9 @@ class Bench:
             time.sleep(0.1)
         return {"partitions": count}
 
-    def go(self, per_second: str) -> dict[str, Any]:
-        """Take messages, at this rate."""
-        self.running.set_rate_limit(float(per_second))
+    def go(self, per_second: str = "") -> dict[str, Any]:
+        """Take messages, at this rate or as fast as it goes."""
+        self.running.set_rate_limit(float(per_second) if per_second else None)
         self.running.resume()
         return {}
 
@@ -167,31 +202,30 @@ class Bench:
                 costs[name + "_wall"].append(after[1] - before[1])
         return {"bytes": size, **{name: statistics.median(found) for name, found in costs.items()}}
 
-    def race(self) -> dict[str, Any]:
-        """Process everything. The clock runs from the end of the first quarter, by when what was fetched in advance is used up,
-        to the last commit.
-        """
-        consumer, count, meter = self.running, self.options.count, Meter()
-        counters = consumer.shared_state.counters
-        consumer.resume()
-        while counters.polled < count // 4:
-            time.sleep(0.001)
-        meter.first()
-        before, first = self.cpu(), counters.processed
-        while counters.polled < count:
-            time.sleep(0.005)
-        consumer.stop("all was polled")
-        while counters.committed < count and not consumer.join(0.001):
+    def look(self, looking: str) -> dict[str, Any]:
+        """Have the console look, or not."""
+        assert WatchedApp.running is not None
+        WatchedApp.running.look(looking == "on")
+        return {}
+
+    def calls(self) -> dict[str, Any]:
+        """Return how many calls of the processor have begun, and when that was."""
+        return {"at": time.perf_counter(), "calls": next(calls)}
+
+
+calls = itertools.count()
+
+
+def looping(turns: int) -> Callable[[bytes], None]:
+    """Return a processor that never waits. Its work is a number of turns, not a time: whoever is kept from them takes longer."""
+    steps = range(turns)
+
+    def process(_value: bytes) -> None:
+        next(calls)
+        for _ in steps:
             pass
-        meter.end()
-        after = self.cpu()
-        if counters.processed < count or counters.committed < count:
-            raise RuntimeError(f"processed {counters.processed} and committed {counters.committed} of {count}")
-        done = count - first
-        return {
-            "rate": done / meter.seconds, "seconds": meter.seconds, "cpu_us": meter.cpu / done * 1e6,
-            **{name: (after[name] - before[name]) / meter.seconds * 100 for name in ("console", "control")},
-        }  # fmt: skip
+
+    return process
 
 
 async def stand_by() -> None:
@@ -201,16 +235,17 @@ async def stand_by() -> None:
 
 
 def consumer_of(options: argparse.Namespace, folder: str) -> KafkaConsumer:
+    kind, _, amount = options.work.partition(":")
     return WaitingConsumer(KafkaConsumerConfig(
         bootstrap_servers=options.bootstrap, topic=options.topic, group_id=options.group, worker_count=options.workers,
-        processor_callable=work(options.work), commit_interval_seconds=1.0, queue_size=10_000, backup_mode="off",
-        dlq_path=f"{folder}/dlq.csv", log_level="ERROR", kafka_options=FETCHING,
+        processor_callable=looping(int(amount)) if kind == "loop" else work(options.work), commit_interval_seconds=1.0,
+        queue_size=10_000, backup_mode="off", dlq_path=f"{folder}/dlq.csv", log_level="ERROR", kafka_options=FETCHING,
     ))  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=("alone", "in-process", "served", "attached", "bystander"))
+    parser.add_argument("kind", choices=("in-process", "served", "attached", "bystander"))
     parser.add_argument("--control", type=int, required=True)
     parser.add_argument("--socket", default="")
     parser.add_argument("--bootstrap", default="")
@@ -219,7 +254,6 @@ def main() -> None:
     parser.add_argument("--partitions", type=int, default=0)
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--work", default="noop")
-    parser.add_argument("--count", type=int, default=0)
     options = parser.parse_args()
     if os.isatty(0):
         # As a login does it: a change of the terminal's size is told to its session.
@@ -237,7 +271,7 @@ def main() -> None:
         elif options.kind == "in-process":
             code = run_in_process(consumer)
         else:
-            with serve(consumer, options.socket) if options.kind == "served" else contextlib.nullcontext():
+            with serve(consumer, options.socket):
                 code = consumer.run()
     bench.answering.acquire(timeout=30)
     sys.stdout.flush()

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -110,6 +111,7 @@ def combined(outer: Mapping[str, Any] | None, own: Mapping[str, Any]) -> dict[st
 def print_lines(lines: Iterable[str], code: int = 0) -> int:
     """Print the lines to stderr; return ``code`` if there was one, else 0."""
     printed = [sanitise(line, 2_000) for line in lines]
-    for line in printed:
-        click.echo(line, err=True)
+    with contextlib.suppress(OSError):  # stderr is full: nobody can be told, and the exit code still says it
+        for line in printed:
+            click.echo(line, err=True)
     return code if printed else 0

@@ -60,7 +60,7 @@ class SocketFeed(FeedBase):
         self._outgoing: queue.SimpleQueue[CommandHandle] = queue.SimpleQueue()
         # Of the socket's thread alone.
         self._pending: dict[str, CommandHandle] = {}
-        self._subscribed = INTERVAL_SECONDS  # seconds between snapshots; 0: none
+        self._subscribed: float = INTERVAL_SECONDS
         self._tempo = Tempo(INTERVAL_SECONDS, self.clock)
         self._reader = SnapshotReader()
         self._wake_in, self._wake_out = socket.socketpair()
@@ -111,6 +111,16 @@ class SocketFeed(FeedBase):
             self._wake()
         slot = self._slot
         return None if slot is None else slot[0]
+
+    @property
+    def interval(self) -> float:
+        """Seconds between the snapshots that the consumer was asked for last; 0: none."""
+        return self._subscribed
+
+    def look_away(self) -> None:
+        """Ask for no more snapshots, at once, until somebody looks again."""
+        self._looked_at = float("-inf")
+        self._wake()
 
     def _send(self, handle: CommandHandle) -> None:
         known = self._peer_commands

@@ -471,6 +471,9 @@ def test_no_snapshots_are_asked_for_while_nobody_looks(server):
         assert server.command()["args"] == {"interval_seconds": 0}
         feed.latest()
         assert server.command()["args"] == {"interval_seconds": 0.5}
+        feed.look_away()
+        assert server.command()["args"] == {"interval_seconds": 0}
+        until(lambda: feed.interval == 0)
     finally:
         feed.close()
         feed.join(5)
