@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, BinaryIO
@@ -142,7 +142,9 @@ def base_of(path: str) -> str:
 # --- reading --------------------------------------------------------------------------------------------------------------------
 
 
-def read_messages(paths: Iterable[str], problems: Problems, *, dead_letters: bool = False) -> Iterator[StoredMessage]:
+def read_messages(
+    paths: Iterable[str], problems: Problems, *, dead_letters: bool = False
+) -> Generator[StoredMessage, None, None]:
     """Yield the rows of the files, in their order. What can't be read is told to ``problems`` and left out.
 
     ``dead_letters``: a backup isn't taken. Errors: ``OSError``; ``FileFormatError`` for a file that is neither.

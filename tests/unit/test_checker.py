@@ -256,6 +256,15 @@ def test_two_messages_of_a_key_in_work_at_once_are_named() -> None:
     assert "0@2 in process 1 of key a began while 0 was in work" in str(report)
 
 
+def test_a_key_that_does_not_wait_for_another_attempt_is_out_of_order() -> None:
+    waits = Story().note("assigned").fail(0).fail(0).letter(0).call(1, 2, 3).commit(4).note("ended")
+    assert waits.judge(ordered=True, attempts=2).violations == []
+    goes_on = Story().note("assigned").fail(0).call(2).fail(0).letter(0).call(1, 3).commit(4).note("ended")
+    report = goes_on.judge(ordered=True, attempts=2)
+    assert kinds(report) == {Kind.OUT_OF_ORDER}
+    assert "0@2 in process 1 of key a began before 0 was finished" in str(report)
+
+
 def test_a_new_owner_that_skips_an_unfinished_message_of_a_key_is_out_of_order() -> None:
     story = Story().note("assigned").note("begin", 1, 0).note("killed").note("assigned", 2).call(2, 0, 1, 3, pid=2).commit(4)
     assert kinds(story.judge(ordered=True)) == {Kind.OUT_OF_ORDER}
