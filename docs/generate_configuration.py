@@ -8,8 +8,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from kafka_consumer.config import MANAGED_KAFKA_OPTIONS, REQUIRED
+from kafka_consumer.config import REQUIRED
 from kafka_consumer.kafka_properties import JAVA_ONLY
+from kafka_consumer.option_checks import MANAGED_KAFKA_OPTIONS
 from kafka_consumer.settings import show
 from kafka_consumer.settings_table import SETTINGS, Setting
 

@@ -22,10 +22,10 @@ from typing import Any, NoReturn
 import click
 from rich.console import Console
 
-from kafka_consumer.config import SECRET
 from kafka_consumer.dlq_cli import COMMANDS
 from kafka_consumer.errors import ConfigError, FilesInUseError, KafkaConsumerError
 from kafka_consumer.logs import log_everything, setup_logging
+from kafka_consumer.option_checks import SECRET
 from kafka_consumer.options import (
     GroupedCommand,
     GroupedGroup,

@@ -6,37 +6,41 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 import os
-import re
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from kafka_consumer.errors import ConfigError
+from kafka_consumer.option_checks import (
+    LOG_LEVELS,
+    MIB,
+    SECRET,
+    Check,
+    at_least,
+    boolean,
+    bound,
+    csv_path,
+    exceptions,
+    hours,
+    integer,
+    kafka_options,
+    one_of,
+    optional,
+    processor,
+    ratio,
+    resolve_processor,
+    seconds,
+    servers,
+    stop_at_offset,
+    text,
+    without_passwords,
+)
 from kafka_consumer.replay_bounds import parse_bound
 
 REQUIRED = object()
 """The default of an option that has none."""
-
-MIB = 1024 * 1024
-MAX_HOURS = 1_000_000  # a century: what dates can be compared with
-SECRET = "[hidden]"  # noqa: S105 - the mask, not a secret
-
-Check = Callable[[Any], str | None]
-"""Returns what is accepted when the value isn't, else None."""
-
-LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-
-MANAGED_KAFKA_OPTIONS: Mapping[str, str] = {
-    "bootstrap.servers": "use the option bootstrap_servers",
-    "group.id": "use the option group_id",
-    "enable.auto.commit": "offsets are committed by kc, only up to what is really finished",
-    "enable.auto.offset.store": "offsets are committed by kc, only up to what is really finished",
-}
-"""Options of librdkafka that would break a guarantee or contradict an option of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,182 +52,19 @@ class Option:
     help: str
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_number(value: Any) -> bool:
-    """Whether this is a finite number, and not a bool."""
-    # The upper bound is what a lock can wait for: some 290 years. It also keeps out inf, nan and integers no float can hold.
-    return (_is_int(value) or isinstance(value, float)) and -threading.TIMEOUT_MAX < value < threading.TIMEOUT_MAX
-
-
-def integer(low: int, high: int | None = None) -> Check:
-    """Accept an integer from ``low`` to ``high``, both included."""
-    accepted = f"an integer of at least {low:,}" if high is None else f"an integer from {low:,} to {high:,}"
-
-    def check(value: Any) -> str | None:
-        return None if _is_int(value) and value >= low and (high is None or value <= high) else accepted
-
-    return check
-
-
-def seconds(*, zero: bool = False) -> Check:
-    """Accept a finite number of seconds above zero, or from zero."""
-    accepted = "a number of seconds of at least 0" if zero else "a number of seconds above 0"
-
-    def check(value: Any) -> str | None:
-        return None if is_number(value) and (value > 0 or (zero and value == 0)) else accepted
-
-    return check
-
-
-def _hours(value: Any) -> str | None:
-    return None if is_number(value) and 0 < value <= MAX_HOURS else f"a number of hours above 0, at the most {MAX_HOURS:,}"
-
-
-def ratio() -> Check:
-    """Accept a number above 0, up to 1."""
-
-    def check(value: Any) -> str | None:
-        return None if is_number(value) and 0 < value <= 1 else "a number above 0, up to 1"
-
-    return check
-
-
-def at_least(low: float) -> Check:
-    """Accept a finite number from ``low`` on."""
-
-    def check(value: Any) -> str | None:
-        return None if is_number(value) and value >= low else f"a number of at least {low:g}"
-
-    return check
-
-
-def one_of(*choices: str) -> Check:
-    """Accept one of a few strings."""
-    accepted = "one of " + ", ".join(choices)
-
-    def check(value: Any) -> str | None:
-        return None if isinstance(value, str) and value in choices else accepted
-
-    return check
-
-
-def optional(check: Check) -> Check:
-    """Accept None too."""
-
-    def check_optional(value: Any) -> str | None:
-        if value is None:
-            return None
-        accepted = check(value)
-        return None if accepted is None else f"None or {accepted}"
-
-    return check_optional
-
-
-def _text(value: Any) -> str | None:
-    return None if isinstance(value, str) and value.strip() else "a non-empty string"
-
-
-def _servers(value: Any) -> str | None:
-    if isinstance(value, str) and "@" in value:
-        return "HOST:PORT, separated by commas, without a user (that is sasl.username and sasl.password)"
-    return _text(value)
-
-
-def without_passwords(servers: Any) -> str:
-    """Return bootstrap servers for people: what stands before an ``@`` is hidden."""
-    return re.sub(r"[^,\s]*@", f"{SECRET}@", str(servers))
-
-
-def _boolean(value: Any) -> str | None:
-    return None if isinstance(value, bool) else "True or False"
-
-
-def _processor(value: Any) -> str | None:
-    if isinstance(value, str):
-        try:
-            resolve_processor(value)
-        except ConfigError as error:
-            return f"a callable or 'module:name' ({error})"
-        return None
-    if not callable(value):
-        return "a callable that takes the value as bytes, or 'module:name'"
-    if inspect.isgeneratorfunction(value) or inspect.isasyncgenfunction(value):
-        return "a function that does its work when called; a generator function does nothing until somebody iterates"
-    return None
-
-
-def _path(value: Any) -> str | None:
-    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
-        return "the path of a CSV file in an existing, writable directory"
-    path = os.fspath(value)
-    directory = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(directory):
-        return f"a path in an existing directory; {directory!r} is not a directory: create it first"
-    if not os.access(directory, os.W_OK | os.X_OK):
-        return f"a path in a writable directory; {directory!r} is not writable for this user"
-    if os.path.isdir(path) or path.endswith(os.sep):
-        return "the path of a CSV file; this is a directory"
-    return None
-
-
-def _stop_at_offset(value: Any) -> str | None:
-    accepted = "None or {(topic, partition): offset} with a non-empty topic, a partition >= 0 and an offset >= 0"
-    if value is None:
-        return None
-    if not isinstance(value, Mapping):
-        return accepted
-    for key, offset in value.items():
-        if not (isinstance(key, tuple) and len(key) == 2):
-            return accepted
-        topic, partition = key
-        if not (isinstance(topic, str) and topic and _is_int(partition) and partition >= 0):
-            return accepted
-        if not (_is_int(offset) and offset >= 0):
-            return accepted
-    return None
-
-
-def _exceptions(value: Any) -> str | None:
-    good = isinstance(value, tuple | list) and all(isinstance(e, type) and issubclass(e, Exception) for e in value)
-    return None if good else "a tuple of exception classes"
-
-
-def _kafka_options(value: Any) -> str | None:
-    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-        return "a mapping of librdkafka's option names to values"
-    for name, reason in MANAGED_KAFKA_OPTIONS.items():
-        if name in value:
-            return f"options of librdkafka other than {name!r}: {reason}"
-    return None
-
-
-def _bound(value: Any) -> str | None:
-    if value is None:
-        return None
-    texts = [value] if isinstance(value, str) else value
-    try:
-        parse_bound(list(texts) if isinstance(texts, list | tuple) else ())
-    except ValueError as error:
-        return f"None or {str(error).removeprefix('expected ')}"
-    return None
-
-
 OPTIONS: Mapping[str, Option] = {
-    "bootstrap_servers": Option(REQUIRED, _servers, "Kafka's addresses, host:port, separated by commas."),
-    "topic": Option(REQUIRED, _text, "The topic to consume."),
-    "group_id": Option(REQUIRED, _text, "The consumer group whose offsets are committed."),
-    "processor_callable": Option(REQUIRED, _processor, "The function called with each message's value; it raises to fail."),
-    "backup_path": Option("backup.csv", _path, "Base name of the hourly backup files."),
-    "dlq_path": Option("dlq.csv", _path, "Base name of the hourly dead-letter files."),
+    "bootstrap_servers": Option(REQUIRED, servers, "Kafka's addresses, host:port, separated by commas."),
+    "topic": Option(REQUIRED, text, "The topic to consume."),
+    "group_id": Option(REQUIRED, text, "The consumer group whose offsets are committed."),
+    "processor_callable": Option(REQUIRED, processor, "The function called with each message's value; it raises to fail."),
+    "backup_path": Option("backup.csv", csv_path, "Base name of the hourly backup files."),
+    "dlq_path": Option("dlq.csv", csv_path, "Base name of the hourly dead-letter files."),
     "worker_count": Option(10, integer(1, 1000), "Workers that call the function at the same time."),
     "queue_size": Option(1000, integer(10, 1_000_000), "Messages that wait for a worker, at the most."),
     "commit_interval_seconds": Option(5.0, seconds(), "Seconds between commits."),
     "log_level": Option("INFO", one_of(*LOG_LEVELS), "The least severe level that is logged."),
-    "stop_at_offset": Option(None, _stop_at_offset, "Targets, inclusive; the consumer stops when all are reached."),
-    "dev_mode": Option(False, _boolean, "Process without committing: a restart processes everything again."),
+    "stop_at_offset": Option(None, stop_at_offset, "Targets, inclusive; the consumer stops when all are reached."),
+    "dev_mode": Option(False, boolean, "Process without committing: a restart processes everything again."),
     "max_message_size": Option(10 * MIB, integer(1), "Bytes of a value above which the message goes to the dead letters."),
     "processing_timeout": Option(None, optional(seconds()), "Seconds after which a call's message goes to the dead letters."),
     "csv_batch_size": Option(100, integer(1), "Backup rows written at once."),
@@ -235,14 +76,14 @@ OPTIONS: Mapping[str, Option] = {
     "max_attempts": Option(1, integer(1, 1_000_000), "Calls for one message before it goes to the dead letters."),
     "retry_backoff_seconds": Option(1.0, seconds(zero=True), "Seconds before the second attempt; doubled for each further one."),
     "retry_backoff_max_seconds": Option(60.0, seconds(zero=True), "The longest pause between two attempts, in seconds."),
-    "fatal_exceptions": Option((), _exceptions, "Exception classes that are never retried."),
+    "fatal_exceptions": Option((), exceptions, "Exception classes that are never retried."),
     "executor": Option("thread", one_of("thread", "process", "asyncio"), "Where the function runs; async def: on an event loop."),
     "backup_mode": Option("best-effort", one_of("best-effort", "strict", "off"), "What becomes of the backup under pressure."),
     "backup_retention_hours": Option(
-        None, optional(_hours), "Hours after which closed backup files are deleted; without it, never. Dead letters never are."
+        None, optional(hours), "Hours after which closed backup files are deleted; without it, never. Dead letters never are."
     ),
-    "backup_compress": Option(False, _boolean, "Compress the backup files of closed hours with gzip."),
-    "commit_metadata": Option(True, _boolean, "Record what is finished beyond a gap in the commit's metadata."),
+    "backup_compress": Option(False, boolean, "Compress the backup files of closed hours with gzip."),
+    "commit_metadata": Option(True, boolean, "Record what is finished beyond a gap in the commit's metadata."),
     "max_uncommitted_span": Option(
         20_000, integer(1), "Offsets that may be finished after an unfinished message before polling of its partition pauses."
     ),
@@ -259,12 +100,12 @@ OPTIONS: Mapping[str, Option] = {
         None, optional(seconds()), "Seconds of draining after which busy workers are given up, uncommitted; None: never."
     ),
     "shutdown_timeout_seconds": Option(30.0, seconds(), "Seconds that the final commit may take."),
-    "replay_from": Option(None, _bound, "Where to begin, whatever the group has committed."),
-    "replay_to": Option(None, _bound, "Where to end, as it is at the start."),
-    "replay_commit": Option(False, _boolean, "Replay in the group, and commit: it goes on from there afterwards."),
+    "replay_from": Option(None, bound, "Where to begin, whatever the group has committed."),
+    "replay_to": Option(None, bound, "Where to end, as it is at the start."),
+    "replay_commit": Option(False, boolean, "Replay in the group, and commit: it goes on from there afterwards."),
     "max_rate": Option(None, optional(at_least(1)), "Messages a second that are taken, at the most."),
-    "fail_on_dlq": Option(False, _boolean, "End with exit code 1 when a message has failed."),
-    "kafka_options": Option({}, _kafka_options, "Any option of librdkafka, passed through; values are never shown."),
+    "fail_on_dlq": Option(False, boolean, "End with exit code 1 when a message has failed."),
+    "kafka_options": Option({}, kafka_options, "Any option of librdkafka, passed through; values are never shown."),
 }
 
 
@@ -273,31 +114,6 @@ def check_option(name: str, value: Any) -> None:
     accepted = OPTIONS[name].check(value)
     if accepted is not None:
         raise ConfigError(f"{name}: expected {accepted}, got {_show(name, value)}")
-
-
-def resolve_processor(spec: str) -> Callable[..., Any]:
-    """Import ``module:name`` (``name`` may be dotted) and return the callable; a ``ConfigError`` says what is wrong."""
-    module_name, colon, name = spec.partition(":")
-    if not colon or not module_name or not name:
-        raise ConfigError(f"expected 'module:callable', got {spec!r}")
-    try:
-        target: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
-            raise ConfigError(f"no module named {error.name!r}: check the name and --app-dir") from None
-        raise ConfigError(f"module {module_name!r} can't be imported: it needs {error.name!r}, which isn't installed") from None
-    except Exception as error:
-        # The user's module may do anything at import: what it says, in one line.
-        line = " ".join(str(error).split())[:200]
-        raise ConfigError(f"module {module_name!r} can't be imported: {type(error).__name__}: {line}") from error
-    for part in name.split("."):
-        try:
-            target = getattr(target, part)
-        except AttributeError:
-            raise ConfigError(f"module {module_name!r} has no {name!r}") from None
-    if not callable(target):
-        raise ConfigError(f"{spec!r} is a {type(target).__name__}, not a callable")
-    return target  # type: ignore[no-any-return]
 
 
 def _show(name: str, value: Any) -> str:

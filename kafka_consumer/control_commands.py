@@ -33,6 +33,7 @@ class Controlled(Protocol):
     def set_log_level(self, level: str) -> None: ...
     def set_rate_limit(self, per_second: float | None) -> None: ...
     def seek(self, partitions: Iterable[TopicPartitionKey], to: int | str) -> None: ...
+    def redrive(self, records: Iterable[tuple[str, int, int]], per_second: float | None = None) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ class CommandThread(Generic[C]):
                 obstacle = _obstacle(name, self._consumer.snapshot())
                 if obstacle is not None:
                     return Status.REFUSED, obstacle
-            getattr(self._consumer, name)(**args)
+            answer = getattr(self._consumer, name)(**args)
         except TimeoutError as error:
             return Status.EXPIRED, str(error)
         except LostPartitionError as error:
@@ -102,7 +103,7 @@ class CommandThread(Generic[C]):
             logger.exception("%s failed", name)
             # Its text is for the log: it may quote anything.
             return Status.REFUSED, f"unexpected {type(error).__name__}; see the consumer's log"
-        return Status.APPLIED, ""
+        return Status.APPLIED, answer if isinstance(answer, str) else ""
 
 
 def _obstacle(name: str, snapshot: Snapshot) -> str | None:

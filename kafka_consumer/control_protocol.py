@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NoReturn
 
-from kafka_consumer.config import LOG_LEVELS
+from kafka_consumer.option_checks import LOG_LEVELS
 from kafka_consumer.replay_bounds import parse_bound
 from kafka_consumer.snapshot import Snapshot, sanitise
 
@@ -157,6 +157,29 @@ def _partition(item: Any) -> tuple[str, int]:
     raise ValueError(f"expected [topic, partition], got {_shown(item)}")
 
 
+def _records(value: Any) -> list[tuple[str, int, int]]:
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"expected a list of [topic, partition, offset], got {_shown(value)}")
+    return [_record(item) for item in value]
+
+
+def _record(item: Any) -> tuple[str, int, int]:
+    if isinstance(item, list) and len(item) == 3:
+        topic, *numbers = item
+        sound = all(isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 1 << 63 for number in numbers)
+        if isinstance(topic, str) and topic and sound:
+            return topic, numbers[0], numbers[1]
+    raise ValueError(f"expected [topic, partition, offset], got {_shown(item)}")
+
+
+def _pace(value: Any) -> float | None:
+    if value is None:
+        return None
+    if not (_is_number(value, 0, MAX_PER_SECOND) and value > 0):
+        raise ValueError(f"expected null or a number above 0, up to {MAX_PER_SECOND:,.0f}, got {_shown(value)}")
+    return float(value)
+
+
 @dataclass(frozen=True, slots=True)
 class _Argument:
     read: Callable[[Any], Any]  # returns the value for the consumer, or raises ValueError: "expected ..., got ..."
@@ -172,13 +195,13 @@ _ARGUMENTS: Mapping[str, Mapping[str, _Argument]] = {
     "set_log_level": {"level": _Argument(_level)},
     "set_rate_limit": {"per_second": _Argument(_rate)},
     "seek": {"partitions": _Argument(_some_partitions), "to": _Argument(_where)},
+    "redrive": {"records": _Argument(_records), "per_second": _Argument(_pace, required=False)},
     "subscribe": {"interval_seconds": _Argument(_interval)},
 }
-_UNSUPPORTED = ("redrive",)
 _FIELDS = ("type", "id", "command", "args", "expires_seconds")
 _ARGUMENT_NAMES = frozenset(name for arguments in _ARGUMENTS.values() for name in arguments)
 
-COMMANDS = (*(name for name in _ARGUMENTS if name != "subscribe"), *_UNSUPPORTED, "subscribe")
+COMMANDS = tuple(_ARGUMENTS)
 """Every command that is answered by name."""
 
 
@@ -208,8 +231,6 @@ def _read(identity: str | int, message: Mapping[str, Any]) -> Command:
     if message.get("type", "command") != "command":
         raise ValueError(f"type: expected 'command', got {_shown(message['type'])}")
     name = message.get("command")
-    if name in _UNSUPPORTED:
-        raise ValueError("not supported by this version")
     if not isinstance(name, str) or name not in _ARGUMENTS:
         raise ValueError(f"command: expected one of {', '.join(COMMANDS)}, got {_shown(name)}")
     # Other fields are a later protocol's; an argument in the wrong place is a mistake with consequences.

@@ -19,16 +19,18 @@ from typing import Any
 from confluent_kafka import KafkaException
 
 from kafka_consumer.client import Client, librdkafka_logger
-from kafka_consumer.config import KafkaConsumerConfig, check_option, is_number
+from kafka_consumer.config import KafkaConsumerConfig, check_option
 from kafka_consumer.csv_writers import BackupWriter, DeadLetterWriter
 from kafka_consumer.errors import ClientClosedError, ConfigError, FilesInUseError, ReplayError, RequestTimeoutError
 from kafka_consumer.file_lock import FileLocks
 from kafka_consumer.kafka_properties import mask_values
 from kafka_consumer.logs import LogTail
 from kafka_consumer.offset_manager import Committer
+from kafka_consumer.option_checks import is_number
 from kafka_consumer.out_of_range import start_of_new_group
 from kafka_consumer.polling_thread import Poller
 from kafka_consumer.process_setup import check_process
+from kafka_consumer.redrive_control import Redrives
 from kafka_consumer.replay import Plan, is_outside, make_plan
 from kafka_consumer.replay_bounds import Bound, parse_bound
 from kafka_consumer.shared_state import SharedState
@@ -62,6 +64,7 @@ class KafkaConsumer:
         self._dead_letters = DeadLetterWriter(self.shared_state)
         self._backup = BackupWriter(self.shared_state) if config.backup_mode != "off" else None
         self._log_tail = LogTail()
+        self._redrives = Redrives(config, self.shared_state.shutdown_event)
         self._locks = FileLocks([config.dlq_path] + ([config.backup_path] if self._backup else []))
         self._poller: Poller | None = None
         self._polled_out = threading.Event()  # the polling thread takes no more messages
@@ -190,6 +193,13 @@ class KafkaConsumer:
             raise ConfigError(f"to: {error}") from None
         keys = set(partitions)
         self._ask(lambda poller: poller.seek(keys, Bound(offsets=dict.fromkeys(keys, int(to))) if bound is None else bound))
+
+    def redrive(self, records: Iterable[tuple[str, int, int]], per_second: float | None = None) -> str:
+        """Send dead letters, ``(topic, partition, offset)``, to their topics again, each once; say what came of it.
+
+        What takes longer goes on in the background. Errors: ``ConfigError``, ``RedriveError``, ``FilesInUseError``, ``OSError``.
+        """
+        return self._redrives.begin(records, per_second)
 
     def _ask(self, request: Callable[[Poller], None]) -> None:
         """Have the polling thread do something. Errors: ``ClientClosedError`` when it has ended, ``RequestTimeoutError``."""

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from kafka_consumer.config import MANAGED_KAFKA_OPTIONS, SECRET
+from kafka_consumer.option_checks import MANAGED_KAFKA_OPTIONS, SECRET
 from kafka_consumer.snapshot import sanitise
 
 JAVA_ONLY: Mapping[str, str] = {

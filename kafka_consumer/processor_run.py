@@ -21,7 +21,7 @@ from kafka_consumer.dlq_files import FileMessage, StoredMessage
 from kafka_consumer.errors import KafkaConsumerError
 from kafka_consumer.file_lock import FileLocks
 from kafka_consumer.process_setup import check_process
-from kafka_consumer.redrive import SHOWN_FAILURES, Failure, Result, undone
+from kafka_consumer.redrive import Result, undone
 from kafka_consumer.redrive_journal import Journal
 from kafka_consumer.shared_state import SharedState
 from kafka_consumer.types import DeadLetter
@@ -188,10 +188,7 @@ class ProcessorRun:
     def _note_failure(self, letter: DeadLetter) -> None:
         place = (letter.topic, letter.partition, letter.offset)
         self._failed_again.add(place)
-        self.result.failed += 1
-        if len(self.result.failures) < SHOWN_FAILURES:
-            reason = f"{letter.error_type}: {letter.error_message}"
-            self.result.failures.append(Failure(*place, self._places.get(place, ""), reason))
+        self.result.fail_at(place, self._places.get(place, ""), f"{letter.error_type}: {letter.error_message}")
 
 
 class _Writer(DeadLetterWriter):

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-from kafka_consumer.config import SECRET
+from kafka_consumer.option_checks import SECRET
 
 _SECRET_NAME = re.compile(
     r"password|passphrase|secret|jaas|credential|private|\.pem$|\.key$|^sasl\.oauthbearer\.(config|extensions|assertion\.)"

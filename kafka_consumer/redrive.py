@@ -74,10 +74,13 @@ class Result:
 
     def fail(self, message: StoredMessage, reason: str) -> None:
         """Count a letter that failed."""
+        self.fail_at((message.topic, message.partition, message.offset), message.place, reason)
+
+    def fail_at(self, where: tuple[str, int, int], place: str, reason: str) -> None:
+        """Count a letter that failed: where it was in Kafka, and its file and line."""
         self.failed += 1
         if len(self.failures) < SHOWN_FAILURES:
-            place = message.topic, message.partition, message.offset
-            self.failures.append(Failure(*place, message.place, reason))
+            self.failures.append(Failure(*where, place, reason))
 
 
 def undone(messages: Iterable[StoredMessage], done: set[bytes], result: Result) -> Iterator[tuple[bytes, StoredMessage]]:

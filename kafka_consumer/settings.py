@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kafka_consumer.config import OPTIONS, REQUIRED, SECRET, KafkaConsumerConfig, executor_problems, without_passwords
+from kafka_consumer.config import OPTIONS, REQUIRED, KafkaConsumerConfig, executor_problems
 from kafka_consumer.errors import ConfigError
 from kafka_consumer.kafka_properties import check_kafka_options, parse_properties
+from kafka_consumer.option_checks import SECRET, without_passwords
 from kafka_consumer.settings_sources import (
     KAFKA,
     Given,

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kafka_consumer.config import SECRET
 from kafka_consumer.kafka_properties import is_option_name, is_utf8, parse_properties
+from kafka_consumer.option_checks import SECRET
 from kafka_consumer.redaction import is_secret
 from kafka_consumer.settings_table import SETTINGS, Origin, Setting, Source
 from kafka_consumer.trust import OPTIONS_THAT_RUN_CODE, file_problem

@@ -11,8 +11,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from kafka_consumer.config import LOG_LEVELS, OPTIONS, Check, integer, one_of, optional
+from kafka_consumer.config import OPTIONS
 from kafka_consumer.logs import FORMATS
+from kafka_consumer.option_checks import LOG_LEVELS, Check, integer, one_of, optional
 from kafka_consumer.unix_socket import accepted_path
 
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kafka_consumer.config import resolve_processor
 from kafka_consumer.errors import ConfigError
+from kafka_consumer.option_checks import resolve_processor
 from kafka_consumer.trust import everyone_writes
 
 

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 FOUNDATION = {
-    "assignment", "batch_queue", "chunk", "commit_metadata", "config", "dead_letter", "errors", "lifecycle", "ordered_queue",
+    "assignment", "batch_queue", "chunk", "commit_metadata", "config", "dead_letter", "errors", "lifecycle", "option_checks", "ordered_queue",
     "ports", "redaction", "refusals", "replay_bounds", "shared_state", "snapshot", "stats", "types", "work_queue",
 }  # fmt: skip
 LOOPS = {
@@ -26,10 +26,10 @@ LOOPS = {
         "process_executor", "process_setup", "supervisor", "worker", "worker_pool",
     },
     "commits": {"client", "offset_manager"},
-    "files": {"backup_rows", "csv_files", "csv_writers", "file_lock", "retention"},
+    "files": {"backup_rows", "csv_files", "csv_writers", "dlq_files", "file_lock", "redrive_journal", "retention"},
     "signals": {"signal_handler"},
 }
-ROOT_LAYER = {"kafka_consumer", "snapshot_builder"}
+ROOT_LAYER = {"kafka_consumer", "redrive", "redrive_control", "redrive_kafka", "snapshot_builder"}
 CORE = FOUNDATION | set().union(*LOOPS.values()) | ROOT_LAYER
 
 CONSOLE = {"", "errors", "logs", "snapshot", "unix_socket"}
