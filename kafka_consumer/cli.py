@@ -157,6 +157,7 @@ def _run_headless(settings: Settings, yes: bool) -> int:
     from kafka_consumer.demo import demo_files, demo_session
     from kafka_consumer.kafka_consumer import KafkaConsumer
     from kafka_consumer.replay_report import confirm, has_end, progress, summary
+    from kafka_consumer.systemd_notify import notifying
 
     setup_logging(settings["log_level"], settings["log_format"], secrets=settings["kafka_options"])
     log_everything()
@@ -173,7 +174,7 @@ def _run_headless(settings: Settings, yes: bool) -> int:
         with serve(consumer, completed["socket"]) if completed["socket"] is not None else contextlib.nullcontext():
             if demo is not None:
                 demo.watch(consumer)
-            with progress(consumer) if has_end(config) else contextlib.nullcontext():
+            with progress(consumer) if has_end(config) else contextlib.nullcontext(), notifying(consumer):
                 code = consumer.run()
     if config.replay_from is not None or config.replay_to is not None:
         Console().print(summary(consumer.snapshot()))

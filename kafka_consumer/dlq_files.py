@@ -16,6 +16,7 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, BinaryIO
@@ -152,11 +153,9 @@ def read_messages(
     csv.field_size_limit(sys.maxsize)  # a value may be as long as Kafka allows; the default would refuse 128 KiB
     for path in paths:
         with open(path, "rb") as raw:
-            if path.endswith(".gz"):
-                with gzip.GzipFile(fileobj=raw) as unpacked:
-                    yield from _read(path, _Lines(unpacked), problems, dead_letters=dead_letters)
-            else:
-                yield from _read(path, _Lines(raw), problems, dead_letters=dead_letters)
+            data = gzip.GzipFile(fileobj=raw) if path.endswith(".gz") else raw
+            with data, closing(_Lines(data)) as lines:
+                yield from _read(path, lines, problems, dead_letters=dead_letters)
 
 
 class _Lines:
@@ -168,6 +167,9 @@ class _Lines:
         self.last = ""
         self.ended = False
         self.damage: str | None = None
+
+    def close(self) -> None:
+        self._text.close()
 
     def __iter__(self) -> Iterator[str]:
         return self

@@ -142,7 +142,8 @@ def _line(setting: Setting) -> str:
     if setting.default is REQUIRED:
         return f"{name} = {json.dumps(_SAMPLES[setting.key])}\n"
     if setting.default in (None, ()) or setting.multiple:
-        return f"# {name} = {_EXAMPLES.get(setting.key, "…")}  # an example; the default is {show(setting.key, setting.default)}\n"
+        example = _EXAMPLES.get(setting.key, "…")
+        return f"# {name} = {example}  # an example; the default is {show(setting.key, setting.default)}\n"
     return f"# {name} = {_value(setting.default)}\n"
 
 

@@ -42,6 +42,7 @@ from kafka_consumer.worker_pool import new_pool
 
 LOOK_SECONDS = 0.5  # how often the shutdown thread looks whether the run is over, should polling be stuck
 SIGNAL_SECONDS = 0.5  # how long a signal that another thread was given may wait for its handler
+SILENT_SECONDS = 60.0  # how long a loop may say nothing before it is taken for hung; Kafka's slowest answer takes less
 CLOSE_SECONDS = 10.0  # how long leaving the group may take before it is given up
 USAGE_EXIT_CODE = 2
 
@@ -134,6 +135,24 @@ class KafkaConsumer:
         """Wait for the end, up to ``timeout`` seconds; returns whether it has come."""
         return self._ended.wait(timeout)
 
+    def silent(self) -> str | None:
+        """Say which loop hangs although the consumer runs; None while all beat, and while it starts or drains.
+
+        For a watchdog: a broker that is away, a slow processor or a paused consumer are no reason to restart it; a loop that doesn't
+        turn any more is.
+        """
+        poller, running = self._poller, self.shared_state.lifecycle.phase is Phase.RUNNING
+        if poller is None or not running or not self.shared_state.running.is_set():
+            return None
+        now = time.monotonic()
+        # A commit may wait for its answer as long as it is allowed to.
+        commit_limit = SILENT_SECONDS + self.config.shutdown_timeout_seconds
+        beats = {"polling": (poller.beat_at, SILENT_SECONDS), "commit": (self._committer.beat_at, commit_limit)}
+        for name, (beat_at, limit) in beats.items():
+            if now - beat_at > limit:
+                return f"the {name} thread hasn't moved for {now - beat_at:.0f} s"
+        return None
+
     # --- the operator ---------------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
@@ -184,7 +203,7 @@ class KafkaConsumer:
     def seek(self, partitions: Iterable[TopicPartitionKey], to: int | str) -> None:
         """Go on elsewhere: at an offset, ``earliest``, ``latest``, an ISO time, or ``-2h``.
 
-        What is in work there is finished in vain. Errors: ``LostPartitionError``; ``ConfigError`` for a place that makes no sense;
+        What is in work there is finished in vain. Errors: ``LostPartitionError``; ``ConfigError`` for a place without sense;
         ``KafkaException`` when no broker answers.
         """
         try:
@@ -302,6 +321,8 @@ class KafkaConsumer:
     def _plan(self) -> Plan | None:
         """Ask the brokers what the bounds mean, again and again while they don't answer."""
         while self.shared_state.running.is_set():
+            if self._poller is not None:
+                self._poller.beat_at = time.monotonic()
             try:
                 return make_plan(self.config, self._client.consumer)
             except ReplayError as error:

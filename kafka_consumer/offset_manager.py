@@ -69,6 +69,8 @@ class Committer:
         self._by_hand: dict[int, Assignment] = {}  # partition -> assignment never announced
         self._waiting_for_disk: list[tuple[Assignment, int]] = []  # failed messages: (assignment, sequence)
         self.poll_to_commit = LatencySamples()  # written by the thread that commits
+        self.commit_seconds = LatencySamples()  # likewise: from posting a commit to its answer, a failure included
+        self.beat_at = time.monotonic()  # when run() last came by; written by the commit thread
         self._with_metadata = config.commit_metadata
         self._strict = config.backup_mode == "strict"
         # Partitions in which a message that doesn't end holds back too much: the polling thread, which reads this, pauses them.
@@ -77,6 +79,7 @@ class Committer:
         self._may_not = False  # a commit was refused for want of rights
         self.outside = False  # a replay outside the group: nothing is committed. Set before it begins
         self.committing = False  # a commit is under way; read by tests and the snapshot
+        self.beat_at = time.monotonic()  # written by the commit thread at every turn; read by who asks whether it is alive
         self.clean = True  # False once the last commit failed: finished work stays uncommitted
 
     def run(self) -> None:
@@ -84,7 +87,9 @@ class Committer:
         tick = min(TICK_SECONDS, self._interval)
         due = time.monotonic() + self._interval
         while not self._results.ended:
+            self.beat_at = time.monotonic()
             self._results.wait(max(0.001, min(tick, due - time.monotonic())))
+            self.beat_at = time.monotonic()
             self.collect()
             if time.monotonic() >= due:
                 self.commit_now()
@@ -217,6 +222,7 @@ class Committer:
     def _commit(self, points: list[CommitPoint]) -> bool:
         offsets = [self._with_beyond(point) for point in points]
         self.committing = True
+        begun = time.monotonic()
         try:
             answer = self._hand_over(points, offsets)
         except Exception as error:  # noqa: BLE001 - whatever the client raises: the loop goes on and tries again
@@ -227,6 +233,7 @@ class Committer:
             return False
         finally:
             self.committing = False
+            self.commit_seconds.add(time.monotonic() - begun)
         refused = _refused(answer)
         at = time.monotonic()
         good = True
@@ -283,6 +290,7 @@ class Committer:
         """The last commit: tried again until the deadline, since what isn't committed is repeated."""
         deadline = time.monotonic() + self._final_seconds
         while True:
+            self.beat_at = time.monotonic()
             self.collect()
             if self.commit_now():
                 break

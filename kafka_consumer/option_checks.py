@@ -32,6 +32,7 @@ MANAGED_KAFKA_OPTIONS: Mapping[str, str] = {
 
 
 def is_int(value: Any) -> bool:
+    """Whether this is an integer, and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -62,6 +63,7 @@ def seconds(*, zero: bool = False) -> Check:
 
 
 def hours(value: Any) -> str | None:
+    """Accept a number of hours above zero."""
     return None if is_number(value) and 0 < value <= MAX_HOURS else f"a number of hours above 0, at the most {MAX_HOURS:,}"
 
 
@@ -106,10 +108,12 @@ def optional(check: Check) -> Check:
 
 
 def text(value: Any) -> str | None:
+    """Accept a non-empty string."""
     return None if isinstance(value, str) and value.strip() else "a non-empty string"
 
 
 def servers(value: Any) -> str | None:
+    """Accept Kafka's addresses without credentials in them."""
     if isinstance(value, str) and "@" in value:
         return "HOST:PORT, separated by commas, without a user (that is sasl.username and sasl.password)"
     return text(value)
@@ -121,10 +125,12 @@ def without_passwords(servers: Any) -> str:
 
 
 def boolean(value: Any) -> str | None:
+    """Accept True or False."""
     return None if isinstance(value, bool) else "True or False"
 
 
 def processor(value: Any) -> str | None:
+    """Accept a callable, or the ``module:name`` of one."""
     if isinstance(value, str):
         try:
             resolve_processor(value)
@@ -139,6 +145,7 @@ def processor(value: Any) -> str | None:
 
 
 def csv_path(value: Any) -> str | None:
+    """Accept the path of a file in an existing, writable directory."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         return "the path of a CSV file in an existing, writable directory"
     path = os.fspath(value)
@@ -153,6 +160,7 @@ def csv_path(value: Any) -> str | None:
 
 
 def stop_at_offset(value: Any) -> str | None:
+    """Accept targets by topic and partition."""
     accepted = "None or {(topic, partition): offset} with a non-empty topic, a partition >= 0 and an offset >= 0"
     if value is None:
         return None
@@ -170,11 +178,13 @@ def stop_at_offset(value: Any) -> str | None:
 
 
 def exceptions(value: Any) -> str | None:
+    """Accept exception classes."""
     good = isinstance(value, tuple | list) and all(isinstance(e, type) and issubclass(e, Exception) for e in value)
     return None if good else "a tuple of exception classes"
 
 
 def kafka_options(value: Any) -> str | None:
+    """Accept librdkafka's options, without those that would break a guarantee."""
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
         return "a mapping of librdkafka's option names to values"
     for name, reason in MANAGED_KAFKA_OPTIONS.items():
@@ -184,6 +194,7 @@ def kafka_options(value: Any) -> str | None:
 
 
 def bound(value: Any) -> str | None:
+    """Accept one side of a replay."""
     if value is None:
         return None
     texts = [value] if isinstance(value, str) else value

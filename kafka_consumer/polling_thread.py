@@ -80,6 +80,7 @@ class Poller:
         # Written by the console's thread, read here; single fields.
         self.rate_limit: float | None = config.max_rate  # messages a second
         self.looked_at = 0.0  # monotonic: when somebody last asked for a snapshot
+        self.beat_at = time.monotonic()  # written by this thread at every step; read by who asks whether it is alive
         # Written by this thread, read by snapshots; replaced as a whole.
         self.watermarks: dict[TopicPartitionKey, int] = {}
 
@@ -102,6 +103,7 @@ class Poller:
 
     def step(self) -> None:
         """Poll once, or wait once."""
+        self.beat_at = time.monotonic()
         self._serve()
         if self.breaker.look():
             self.pauses.operator = None

@@ -45,7 +45,7 @@ def redrive_places(
 
 
 def find(base: str, places: Iterable[Place]) -> dict[Place, StoredMessage]:
-    """Return the dead letters at these places, the latest row of each; the newest files are read first, and no more than needed."""
+    """Return the dead letters at these places, the latest row of each; the newest files are read first, no more than needed."""
     wanted = set(places)
     found: dict[Place, StoredMessage] = {}
     silent = Problems(lambda line: logger.warning("%s", line))
@@ -71,8 +71,10 @@ class Redrives:
         self._one = threading.Lock()  # held by the thread of the redrive that runs
 
     def begin(self, places: Iterable[Place], per_second: float | None) -> str:
-        """Begin a redrive; return what came of it, or that it goes on. Errors: ``ConfigError``, ``RedriveError``, and others of
-        ``redrive_places`` when it ended within a few seconds; later ones are logged."""
+        """Begin a redrive; return what came of it, or that it goes on.
+
+        Errors: ``ConfigError``, ``RedriveError``, those of ``redrive_places`` in the first seconds; later ones are logged.
+        """
         wanted = [(str(topic), int(partition), int(offset)) for topic, partition, offset in places]
         if not wanted:
             raise ConfigError("records: expected at least one [topic, partition, offset], got none")

@@ -220,14 +220,14 @@ class KafkaSender:
 
     def _taken_back(self, error: KafkaException, faults: Sequence[KafkaError]) -> Refusal:
         """Abort the transaction and return why. Errors: ``RedriveError`` when it isn't one message's, or one topic's, fault."""
-        reasons = [error.args[0], *faults]
         try:
             self._again(lambda: self._producer.abort_transaction(ATTEMPT_SECONDS))
         except KafkaException as failed:
             cause = next((each for each in faults if each.code() != KafkaError._PURGE_QUEUE), failed.args[0])  # noqa: SLF001
             raise RedriveError(self._told("the last batch is in doubt, the next run finds out", cause)) from None
         for codes, topic_wide in ((_THE_TOPICS, True), (_THE_LETTERS, False)):
-            for reason in reasons:
+            # What came of each message is told while it aborts.
+            for reason in [error.args[0], *faults]:
                 if reason.code() in codes:
                     return Refusal(self._redactor.redact(reason.str()), topic_wide)
         raise AbortedError(self._told("the last batch was taken back", error.args[0]))

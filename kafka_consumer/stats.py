@@ -2,27 +2,62 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from bisect import bisect_left
 from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from kafka_consumer.snapshot import Percentiles
 
 SAMPLES = 1024
 RATE_SECONDS = 5.0
 
+BOUNDS = (
+    0.00001, 0.0001, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+)  # fmt: skip
+"""Seconds: the upper bounds of a distribution's buckets; there is one more for what is longer."""
+
+
+class Distribution(NamedTuple):
+    """All samples since the start: how many fell into each bucket (one more than ``BOUNDS``), and their sum in seconds."""
+
+    counts: tuple[int, ...]
+    sum: float
+
+    def cumulative(self) -> Iterator[tuple[float | None, int]]:
+        """Yield each bucket's upper bound, None for the last, and how many samples aren't above it."""
+        total = 0
+        for bound, count in zip((*BOUNDS, None), self.counts, strict=True):
+            total += count
+            yield bound, total
+
 
 class LatencySamples:
-    """The last samples in seconds; any thread may add or ask. A deque's append is atomic.
+    """The last samples in seconds, and how all of them are distributed; any thread may add or ask.
 
-    Copying a deque raises ``RuntimeError`` when another thread appends at that moment; then it is copied again.
+    A deque's append is atomic; the distribution has a lock, taken once a sample, which is once a chunk of messages. Copying a deque raises ``RuntimeError`` when another thread appends at that moment; then it is copied again.
     """
 
     def __init__(self) -> None:
         self._samples: deque[float] = deque(maxlen=SAMPLES)
+        self._lock = threading.Lock()  # guards the two below
+        self._counts = [0] * (len(BOUNDS) + 1)
+        self._sum = 0.0
 
     def add(self, seconds: float) -> None:
         """Add a sample."""
         self._samples.append(seconds)
+        bucket = bisect_left(BOUNDS, seconds)
+        with self._lock:
+            self._counts[bucket] += 1
+            self._sum += seconds
+
+    def distribution(self) -> Distribution:
+        """Return how the samples since the start are distributed."""
+        with self._lock:
+            return Distribution(tuple(self._counts), self._sum)
 
     def percentiles(self) -> Percentiles:
         """Return p50, p95 and p99 in seconds, None without samples."""

@@ -658,8 +658,9 @@ def test_processes_end_in_order_with_their_workers(tmp_path: Path):
 
 def test_a_process_runs_its_exit_handlers_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "leaving.py").write_text(
-        f"import atexit, os, pathlib\ndef handle(value): pass\n"
-        f"if os.getpid() != {os.getpid()}: atexit.register(lambda: pathlib.Path({str(tmp_path)!r}, 'left-%d' % os.getpid()).touch())\n"
+        "import atexit, os, pathlib\ndef handle(value): pass\n"
+        f"if os.getpid() != {os.getpid()}:\n"
+        f"    atexit.register(lambda: pathlib.Path({str(tmp_path)!r}, f'left-{{os.getpid()}}').touch())\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     state = _state(tmp_path, "leaving:handle")
