@@ -20,6 +20,9 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 COVERED := --cov --cov-branch --cov-append --cov-report=
 MEMBERS := kafka_consumer tui tests bench
 
+# Most tests wait more than they compute; those with a broker have the machine to themselves.
+PARALLEL := -n 3
+
 # How long `make soak` runs: a day is 1440.
 SOAK_MINUTES := 10
 
@@ -33,21 +36,21 @@ demo: $(INSTALLED) ## the consumer and its console at work, with nothing else in
 
 test: $(INSTALLED) ## unit, integration, console and end-to-end tests and short stress, with branch coverage and its thresholds
 	@rm -f .coverage .coverage.*
-	$(PYTEST) -m unit $(COVERED) --durations=5
-	$(PYTEST) -m integration $(COVERED) --durations=5
-	$(PYTEST) -m tui $(COVERED) --durations=5
+	$(PYTEST) -m unit $(PARALLEL) $(COVERED) --durations=5
+	$(PYTEST) -m integration $(PARALLEL) $(COVERED) --durations=5
+	$(PYTEST) -m tui $(PARALLEL) $(COVERED) --durations=5
 	$(PYTEST) -m e2e $(COVERED) --durations=10
 	$(PYTEST) -m stress_short $(COVERED) --durations=5
 	$(PYTHON) tests/thresholds.py
 
 test-unit: $(INSTALLED) ## unit tests alone
-	$(PYTEST) -m unit
+	$(PYTEST) -m unit $(PARALLEL)
 
 test-integration: $(INSTALLED) ## integration tests alone
-	$(PYTEST) -m integration
+	$(PYTEST) -m integration $(PARALLEL)
 
 test-tui: $(INSTALLED) ## the console's tests alone
-	$(PYTEST) -m tui
+	$(PYTEST) -m tui $(PARALLEL)
 
 e2e: $(INSTALLED) ## end-to-end tests alone, on a real broker where one can be had
 	$(PYTEST) -m e2e

@@ -207,6 +207,13 @@ def test_a_call_that_ended_after_its_partition_was_given_up_may_be_repeated() ->
     assert story.judge().violations == []
 
 
+def test_a_message_with_an_attempt_left_may_go_to_the_next_owner_of_a_revoked_partition() -> None:
+    story = Story(1).note("assigned").fail(0).note("revoked").note("assigned", 2).fail(0, 2).fail(0, 2).letter(0).commit(1)
+    assert story.judge(attempts=2).violations == []
+    story = Story(1).note("assigned").fail(0).fail(0).letter(0).note("revoked").note("assigned", 2).fail(0, 2).commit(1)
+    assert kinds(story.judge(attempts=2)) == {Kind.AFTER_CLEAN_STOP}
+
+
 def test_a_repeat_of_what_was_committed_before_the_kill_is_named() -> None:
     story = Story().note("assigned").call(0, 1).commit(2).note("killed").note("assigned", 2).call(1, 2, 3, pid=2).commit(4)
     assert kinds(story.judge()) == {Kind.ALTHOUGH_COMMITTED}

@@ -27,6 +27,8 @@ class AsyncConsumer:
         self.asked: list[list[TopicPartition]] = []
         self.synchronous: list[list[TopicPartition]] = []
         self.threads: set[int] = set()
+        self.assigned = [TopicPartition("t", 0)]
+        self.unsubscribed = False
         self.closed = False
         self.refuse: KafkaException | None = None
 
@@ -39,6 +41,12 @@ class AsyncConsumer:
             return offsets
         self.asked.append(offsets)
         return None
+
+    def assignment(self) -> list[TopicPartition]:
+        return list(self.assigned)
+
+    def unsubscribe(self) -> None:
+        self.unsubscribed = True
 
     def close(self) -> None:
         self.closed = True
@@ -269,6 +277,16 @@ def test_closing_fails_what_waits_and_what_comes_later():
     assert consumer.closed
     with pytest.raises(ClientClosedError):
         client.call(lambda: 1)  # the former owner, or a thread that has inherited its id
+
+
+@pytest.mark.parametrize(("partitions", "unsubscribed"), [([], True), ([0], False)])
+def test_a_member_without_partitions_unsubscribes_before_it_closes(partitions: list[int], unsubscribed: bool) -> None:
+    """Closing alone wouldn't make librdkafka leave the group."""
+    consumer = AsyncConsumer()
+    consumer.assigned = [TopicPartition("t", number) for number in partitions]
+    _client(consumer).close()
+    assert consumer.closed
+    assert consumer.unsubscribed is unsubscribed
 
 
 def test_a_consumer_that_fails_to_close_leaves_nobody_waiting():

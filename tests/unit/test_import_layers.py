@@ -16,8 +16,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 FOUNDATION = {
-    "assignment", "batch_queue", "chunk", "commit_metadata", "config", "dead_letter", "errors", "lifecycle", "option_checks", "ordered_queue",
-    "ports", "redaction", "refusals", "replay_bounds", "shared_state", "snapshot", "stats", "types", "work_queue",
+    "assignment", "batch_queue", "calling", "chunk", "commit_metadata", "config", "dead_letter", "decoding", "errors", "lifecycle",
+    "message_view", "option_checks", "ordered_queue",
+    "ports", "redaction", "refusals", "replay_bounds", "shared_state", "snapshot", "stats", "tracing", "types", "work_queue",
 }  # fmt: skip
 LOOPS = {
     "polling": {"failure_breaker", "intake", "out_of_range", "pausing", "poll_errors", "polling_thread", "rebalance", "replay", "stop_targets"},
@@ -36,7 +37,7 @@ CONSOLE = {"", "errors", "logs", "snapshot", "unix_socket"}
 """What the console's parts may import: the public names, the snapshot they draw, logs, which the terminal must not get, and
 who listens at a socket."""
 
-COMMAND_LINE = {"cli", "control", "demo", "kafka_consumer", "options", "settings"}
+COMMAND_LINE = {"cli", "control", "demo", "kafka_consumer", "metrics_server", "options", "settings"}
 """What the console's command line may import as well: it starts the same consumer as the other one, from the same settings."""
 
 TERMINAL = {"click", "rich", "textual", "prometheus_client"}

@@ -224,7 +224,9 @@ def test_a_crash_before_the_original_was_removed_leaves_one_file_with_its_rows(t
 
 
 @pytest.mark.parametrize(
-    "earlier", [gzip.compress(b"other rows"), gzip.compress(ROWS)[:-4], gzip.compress(ROWS[:-1]), b"", b"no gzip"]
+    "earlier",
+    [gzip.compress(b"other rows"), gzip.compress(ROWS)[:-4], gzip.compress(ROWS[:-1]), b"", b"no gzip"],
+    ids=["other rows", "cut off", "one byte less", "empty", "no gzip"],
 )
 def test_an_hour_that_was_written_again_never_overwrites_what_was_compressed(tmp_path: Path, look, earlier: bytes):
     path = hour(tmp_path, 2)
