@@ -60,12 +60,11 @@ class WorkerPool:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while waiting := self.alive():
-            for worker in waiting:
-                left = 0.1 if deadline is None else min(0.1, max(0.0, deadline - time.monotonic()))
-                if worker.thread is not None and worker.thread.is_alive():
-                    worker.thread.join(left)
-                else:
-                    time.sleep(REPLACEMENT_SECONDS)
+            threads = [worker.thread for worker in waiting if worker.thread is not None and worker.thread.is_alive()]
+            for thread in threads:
+                thread.join(0.1 if deadline is None else min(0.1, max(0.0, deadline - time.monotonic())))
+            if not threads:  # crashed, and not replaced yet
+                time.sleep(REPLACEMENT_SECONDS)
             if deadline is not None and time.monotonic() >= deadline:
                 if self.alive():
                     return False
