@@ -26,7 +26,7 @@ PARALLEL := -n 3
 # How long `make soak` runs: a day is 1440.
 SOAK_MINUTES := 10
 
-.PHONY: help demo test test-unit test-integration test-tui e2e stress test-stress soak lint type cov bench bench-console screenshots docs check clean
+.PHONY: help demo test test-unit test-integration test-tui e2e stress test-stress soak lint type cov bench bench-full bench-console screenshots docs check clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -73,8 +73,11 @@ cov: test ## what no test reaches, line by line, in htmlcov/
 	$(PYTHON) -m coverage html --quiet
 	@echo "htmlcov/index.html"
 
-bench: $(INSTALLED) ## side by side with its peers
-	$(PYTHON) bench/compare.py
+bench: $(INSTALLED) ## kc next to a bare loop and a thread pool written by hand, minutes; BENCH='--rounds 5 --scenarios A,B50'
+	$(PYTHON) bench/compare.py $(BENCH)
+
+bench-full: $(INSTALLED) ## kc next to its peers, latency, memory, growth; hours, then docs/PERFORMANCE.md; BENCH='--scale 0.05'
+	$(PYTHON) bench/full.py $(BENCH)
 
 bench-console: $(INSTALLED) ## the console against its budget; BENCH='--quick' for a look at it
 	$(PYTHON) bench/console.py $(BENCH)

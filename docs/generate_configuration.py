@@ -66,6 +66,36 @@ options) is taken only from the source that asks for the demo or one that beats 
 `kc.toml` touches neither its broker nor its files. The demo's files lie in a new temporary folder unless paths are given.
 """
 
+_SHAPES = """
+## What the function gets
+
+The value as bytes, None for a tombstone. A function that wants more says so at its first parameter, `async def` or not:
+
+```python
+from kafka_consumer import Message
+
+def handle(message: Message) -> None:
+    message.value, message.key, message.headers, message.topic, message.partition, message.offset, message.timestamp
+```
+
+`--decode` decodes the value first, for either kind of function: `json` with `json.loads`, or by the schema registry where
+`--schema-registry-url` names one; `avro` and `protobuf` by the schema registry, the latter into the class of `--protobuf-type`.
+It needs `kc[decode]`, but for JSON without a registry. A value that can't be decoded goes to the dead letters with the reason
+(`DecodeError`), without another attempt; the function isn't called. A tombstone stays None. `--value-encoding` has no say then.
+
+When the registry can't be asked, workers wait for it for up to a minute; afterwards each message counts as a failed attempt
+(`RegistryUnavailableError`), until it answers again. `--max-failure-ratio` keeps an outage out of the dead letters.
+
+## Metrics, health, traces
+
+`--metrics-port` serves `/metrics`, `/livez` and `/readyz`: see [METRICS.md](METRICS.md). It listens on 127.0.0.1, without a
+login; with `--metrics-address 0.0.0.0` everybody who reaches the machine can read the names of topic and group, and the figures.
+
+`--tracing` makes an OpenTelemetry span of each call (`process TOPIC`, kind consumer, linked to the span that the message's
+`traceparent` header names). It needs `kc[otel]`, and a tracer provider: set in the processor's module, or by running under
+`opentelemetry-instrument`. With `--executor process` it is refused: a span would have to come from the other process.
+"""
+
 _TRUST = """
 ## Secrets, and files that run code
 
@@ -74,10 +104,10 @@ within a URL) is hidden in every log line, too, at DEBUG and in base64. But ever
 while it runs (`ps`): give secrets by `--command-config FILE` (mode 0600) or `KC_KAFKA`, which only the same user can read;
 given with `-X` they get a warning. `bootstrap-server` takes no user and password.
 
-A kc.toml that names code (`processor`, `app-dir`, `fatal-exception`) is refused, with exit code 2, when somebody else could
-have written it: it, or a link to it, belongs to another user who isn't root, every user can write it, or every user can
-replace it in its folder (the sticky bit is good enough). The same goes for the options of librdkafka that load a library or
-run a command: `plugin.library.paths`, `sasl.kerberos.kinit.cmd`, `ssl.engine.location`, `ssl.providers`. A relative
+A kc.toml that names code (`processor`, `app-dir`, `fatal-exception`, `protobuf-type`) is refused, with exit code 2, when
+somebody else could have written it: it, or a link to it, belongs to another user who isn't root, every user can write it, or
+every user can replace it in its folder (the sticky bit is good enough). The same goes for the options of librdkafka that load a
+library or run a command: `plugin.library.paths`, `sasl.kerberos.kinit.cmd`, `ssl.engine.location`, `ssl.providers`. A relative
 `--app-dir` begins at the folder in which `kc` is started; when every user can write it, a warning says so.
 """
 
@@ -97,6 +127,9 @@ only the consumer's user can read, not on a command line, which every user of th
 
 A new group starts at the earliest offset unless `auto.offset.reset` says otherwise; where messages were deleted before they were
 read, `on_offset_out_of_range` decides.
+
+What begins with `schema.registry.` goes to the schema registry's client, without that prefix, and not to librdkafka:
+`schema.registry.basic.auth.user.info=USER:PASSWORD`, `schema.registry.ssl.ca.location=FILE`. These values are secret likewise.
 
 These are set by `kc` itself:
 
@@ -146,7 +179,7 @@ def page() -> str:
         lines += [_row(setting) for setting in SETTINGS.values() if setting.section == section]
         lines.append(_DEMO if section == "Demo" else "")
     text = "\n".join(lines).rstrip("\n") + "\n"
-    text += _TRUST
+    text += _SHAPES + _TRUST
     text += _KAFKA + "".join(f"| `{name}` | {reason} |\n" for name, reason in MANAGED_KAFKA_OPTIONS.items())
     return text + _JAVA + "".join(f"| `{name}` | {advice} |\n" for name, advice in sorted(JAVA_ONLY.items()))
 

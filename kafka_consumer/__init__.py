@@ -10,6 +10,7 @@ from kafka_consumer.config import KafkaConsumerConfig, validate_config
 from kafka_consumer.csv_writers import backup_csv_loop, dlq_csv_loop
 from kafka_consumer.errors import ConfigError, FilesInUseError, KafkaConsumerError, MessageTooLargeError
 from kafka_consumer.kafka_consumer import KafkaConsumer
+from kafka_consumer.message_view import Message
 from kafka_consumer.offset_manager import commit_loop, find_max_contiguous
 from kafka_consumer.polling_thread import polling_loop
 from kafka_consumer.shared_state import SharedState
@@ -25,6 +26,7 @@ __all__ = [
     "KafkaConsumer",
     "KafkaConsumerConfig",
     "KafkaConsumerError",
+    "Message",
     "MessageTooLargeError",
     "SharedState",
     "SignalHandler",

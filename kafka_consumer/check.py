@@ -1,49 +1,40 @@
-"""``kc check``: would this configuration run? One line a question, and how to mend what is wrong."""
+"""``kc check``: would this configuration run? One line a question, and how to mend what is wrong.
+
+What concerns this machine comes first: configuration, processor, extras, files, disk, limits. The brokers are asked only when the
+configuration is sound. Nothing is written, no group is joined.
+"""
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+import fcntl
+import importlib.util
+import os
+import resource
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-
+from kafka_consumer.calling import processor_of
+from kafka_consumer.check_kafka import check_kafka
 from kafka_consumer.errors import ConfigError
-from kafka_consumer.kafka_properties import mask_values
+from kafka_consumer.finding import Finding, count
 from kafka_consumer.process_setup import check_process
-from kafka_consumer.redaction import Redactor
-from kafka_consumer.refusals import REFUSED
 from kafka_consumer.settings import Settings
-from kafka_consumer.settings_sources import KAFKA
-from kafka_consumer.snapshot import sanitise
-from kafka_consumer.stop_targets import out_of_topic
+from kafka_consumer.trust import folder_problem
 
-_BROKER_TIMEOUT_SECONDS = 10.0
-_ATTEMPT_SECONDS = 1.0
+__all__ = ["Finding", "check"]
 
-_quiet = logging.getLogger("kafka_consumer.librdkafka.check")
-_quiet.addHandler(logging.NullHandler())
-_quiet.propagate = False
+LEAST_FREE_BYTES = 256 * 1024 * 1024
+"""Room on the disk below which a consumer isn't worth starting: a backup writes as much as it reads."""
 
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One answer. ``exit_code`` is what ``kc check`` exits with when it isn't ``good``."""
-
-    good: bool
-    text: str
-    exit_code: int = 1
-
-    def __str__(self) -> str:
-        """Return the line to print."""
-        return f"{'✓' if self.good else '✗'} {sanitise(self.text, 2_000)}"
-
+_BASE_DESCRIPTORS = 128  # connections to the brokers, files, consoles, what the user's function opens
+_DESCRIPTORS_A_PROCESS = 6
+_SOCKET_SECONDS = 1.0
 
 def check(settings: Settings) -> Iterator[Finding]:
-    """Yield the findings as they are made. The broker is asked only when the configuration is sound."""
+    """Yield the findings as they are made."""
     problems = list(settings.problems)
     if problems:
         yield from (Finding(False, problem, 2) for problem in problems)
@@ -57,15 +48,42 @@ def check(settings: Settings) -> Iterator[Finding]:
         yield Finding(True, f"processor {settings['processor_callable']}")
     if problems or imports:
         return
+    good = True
+    for finding in _check_machine(settings):
+        good = good and (finding.good or finding.exit_code != 2)
+        yield finding
+    if good:
+        yield from check_kafka(settings)
+
+
+def _check_machine(settings: Settings) -> Iterator[Finding]:
+    yield from _check_extras(settings)
     if settings["executor"] == "process":
-        found = _check_process(settings)
-        yield found
-        if not found.good:
-            return
-    if settings["backup_mode"] != "off":
-        yield Finding(True, f"backup files {Path(settings['backup_path']).absolute()}")
-    yield Finding(True, f"dead-letter files {Path(settings['dlq_path']).absolute()}")
-    yield from _check_kafka(settings)
+        yield _check_process(settings)
+    yield from _check_files(settings.values)
+    yield _check_limits(settings.values)
+    if settings["socket"] is not None:
+        yield _check_socket(settings["socket"])
+    if settings["metrics_port"]:
+        yield _check_port(settings["metrics_address"], settings["metrics_port"])
+
+
+def _check_extras(settings: Settings) -> Iterator[Finding]:
+    if settings["metrics_port"] is not None:
+        if importlib.util.find_spec("prometheus_client") is None:
+            yield Finding(False, "extras: --metrics-port needs prometheus-client: pip install 'kc[metrics]'", 2)
+        else:
+            yield Finding(True, "extras: kc[metrics] is installed")
+    wanted = {"decode": settings["decode"] != "raw", "tracing": settings["tracing"]}
+    if not any(wanted.values()):
+        return
+    names = " and ".join(f"--{name}" for name, on in wanted.items() if on)
+    try:
+        processor_of(settings.build_config())
+    except ConfigError as error:
+        yield Finding(False, f"extras: {error}", 2)
+    else:
+        yield Finding(True, f"extras: what {names} needs is installed")
 
 
 def _check_process(settings: Settings) -> Finding:
@@ -76,88 +94,93 @@ def _check_process(settings: Settings) -> Finding:
     return Finding(True, "executor process: a new process can import the processor")
 
 
-def _check_kafka(settings: Settings) -> Iterator[Finding]:
-    said = _LastError()
-    options = {
-        **settings[KAFKA], "bootstrap.servers": settings["bootstrap_servers"], "group.id": settings["group_id"],
-        "enable.auto.commit": False, "allow.auto.create.topics": False, "error_cb": said,
-    }
+def _check_files(values: Mapping[str, Any]) -> Iterator[Finding]:
+    files = {"dead-letter files": "dlq_path"}
+    if values["backup_mode"] != "off":
+        files = {"backup files": "backup_path", **files}
+    folders: dict[str, str] = {}  # the folder on each disk that is written to
+    for name, key in files.items():
+        path = Path(values[key]).absolute()
+        if _in_use(f"{path}.lock"):
+            option = f"--{key.replace('_', '-')}"
+            yield Finding(False, f"{name} {path} are in use by another consumer: stop it, or give this one another {option}", 2)
+        else:
+            yield Finding(True, f"{name} {path}")
+        folders.setdefault(str(os.stat(path.parent).st_dev), str(path.parent))
+    for folder in folders.values():
+        free = shutil.disk_usage(folder).free
+        if free < LEAST_FREE_BYTES:
+            yield Finding(False, f"disk of {folder}: {_size(free)} free, expected {_size(LEAST_FREE_BYTES)} or more: make room, or "
+                                 "see --backup-retention-hours and --backup-compress")  # fmt: skip
+        else:
+            yield Finding(True, f"disk of {folder}: {_size(free)} free")
+
+
+def _in_use(lock: str) -> bool:
+    """Whether a consumer holds the lock; where there is no lock file, or none that we may read, nobody of ours does."""
     try:
-        consumer = Consumer(options, logger=_quiet)
-    except KafkaException as error:
-        yield Finding(False, f"kafka options: {mask_values(error.args[0].str(), settings[KAFKA])}", 2)
-        return
+        descriptor = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
     try:
-        yield from _ask(consumer, settings, said)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    else:
+        return False
     finally:
-        consumer.close()
+        os.close(descriptor)
 
 
-class _LastError:
-    """What librdkafka last complained about. Called within ``poll()``, so that one thread does all."""
-
-    def __init__(self) -> None:
-        self.text = ""
-        self.final = False  # waiting longer would change nothing
-        self.refused = False
-
-    def __call__(self, error: KafkaError) -> None:
-        self.refused = self.refused or error.code() in REFUSED
-        all_down = error.code() == KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001 - how the binding names it
-        self.final = self.final or all_down or self.refused
-        # "All brokers are down" follows each refusal and says less than it.
-        if not (all_down and self.text):
-            self.text = error.str()
+def _check_limits(values: Mapping[str, Any]) -> Finding:
+    needed = _BASE_DESCRIPTORS
+    if values["executor"] == "process":
+        needed += _DESCRIPTORS_A_PROCESS * values["worker_count"]
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        return Finding(False, f"limits: {limit:,} open files, expected {needed:,} or more: ulimit -n {needed} (systemd: LimitNOFILE=)", 2)
+    shown = "any number of open files" if limit == resource.RLIM_INFINITY else f"{limit:,} open files"
+    return Finding(True, f"limits: {shown}, {count(needed, 'file')} expected at the most")
 
 
-def _ask(consumer: Consumer, settings: Settings, said: _LastError) -> Iterator[Finding]:
-    servers, topic, group = settings["bootstrap_servers"], settings["topic"], settings["group_id"]
-    started = time.monotonic()
-    try:
-        metadata = _list_topics(consumer, topic, said)
-    except KafkaException as error:
-        reason = Redactor(settings[KAFKA]).redact(said.text or error.args[0].str())
-        if said.refused or error.args[0].code() in REFUSED:
-            yield Finding(False, f"broker {servers} refuses this user: {reason}; check sasl.mechanism, sasl.username and "
-                                 "sasl.password")
-            return
-        yield Finding(False, f"broker {servers} can't be reached: {reason}; check --bootstrap-server, the network and "
-                             "security.protocol")
-        return
-    seconds = time.monotonic() - started
-    yield Finding(True, f"broker {servers}: {_count(len(metadata.brokers), 'broker')}, answered in {seconds:.2f} s")
-    found = metadata.topics.get(topic)
-    if found is None or found.error is not None or not found.partitions:
-        reason = found.error.str() if found is not None and found.error is not None else "it has no partitions"
-        yield Finding(False, f"topic {topic}: {reason}; check --topic, or create it, or allow this user to describe it")
-        return
-    yield Finding(True, f"topic {topic}: {_count(len(found.partitions), 'partition')}")
-    targets = [key for key in settings["stop_at_offset"] or () if key[0] == topic]
-    missing = out_of_topic(targets, found.partitions)
-    if missing is not None:
-        yield Finding(False, f"{missing}; check --stop-at", 2)
-    try:
-        partitions = [TopicPartition(topic, number) for number in found.partitions]
-        committed = consumer.committed(partitions, timeout=_BROKER_TIMEOUT_SECONDS)
-    except KafkaException as error:
-        reason = Redactor(settings[KAFKA]).redact(error.args[0].str())
-        yield Finding(False, f"group {group}: {reason}; check --group, or allow this user to read it")
-        return
-    known = sum(1 for partition in committed if partition.offset >= 0)
-    yield Finding(True, f"group {group}: offsets committed for {known} of {_count(len(committed), 'partition')}")
-
-
-def _list_topics(consumer: Consumer, topic: str, said: _LastError) -> Any:
-    """Ask for the topic's metadata until it is answered, every address has refused, or the time is up."""
-    deadline = time.monotonic() + _BROKER_TIMEOUT_SECONDS
-    while True:
+def _check_socket(path: str) -> Finding:
+    folder = Path(path).absolute().parent
+    while not folder.exists():
+        folder = folder.parent  # it is made, readable by its owner alone
+    problem = folder_problem(str(folder))
+    if problem is not None:
+        return Finding(False, f"socket {path}: {problem}: another user could listen in its place; choose another --socket", 2)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return Finding(False, f"socket {path}: {folder} can't be written; choose another --socket", 2)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_SOCKET_SECONDS)
         try:
-            return consumer.list_topics(topic, timeout=_ATTEMPT_SECONDS)
-        except KafkaException:
-            consumer.poll(0)  # delivers what the connection attempts had to say
-            if said.final or time.monotonic() >= deadline:
-                raise
+            probe.connect(path)
+        except TimeoutError:
+            pass
+        except OSError:
+            return Finding(True, f"socket {path}")
+    return Finding(False, f"socket {path} is in use by another process: stop it, or choose another --socket", 2)
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _check_port(address: str, port: int) -> Finding:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As the server does: a port whose last user has just gone can be had.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or "no address of this machine"
+            return Finding(False, f"metrics: can't listen on {address!r}, port {port}: {reason}; choose another --metrics-port", 2)
+    return Finding(True, f"metrics: port {port} on {address} is free")
+
+
+def _size(number: float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if number < 1024 or unit == "GiB":
+            break
+        number /= 1024
+    return f"{number:,.0f} {unit}" if unit == "bytes" else f"{number:,.1f} {unit}"

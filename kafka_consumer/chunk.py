@@ -13,7 +13,8 @@ class Chunk:
     """Messages of one partition, in the order of delivery.
 
     ``assignment`` and ``sequences`` say where they belong; both are None for messages put into a queue by hand.
-    ``values`` holds the messages' values when the polling thread has checked them (size, encoding), else None.
+    ``values`` holds what the processor is called with (values, or views of messages) when the polling thread has checked the
+    values (size, encoding), else None.
     ``size`` is the bytes of the values, ``attempts`` the processor calls that these messages have already had, ``lane`` what is
     processed in order with them (None: nothing). Owned by one thread at a time: whoever took it from a queue.
     """
@@ -25,7 +26,7 @@ class Chunk:
         messages: list[MessageLike],
         assignment: Assignment | None = None,
         sequences: Sequence[int] | None = None,
-        values: list[bytes | None] | None = None,
+        values: list[Any] | None = None,
         size: int = 0,
         attempts: int = 0,
         lane: Any = None,

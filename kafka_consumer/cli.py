@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 import click
 from rich.console import Console
 
+from kafka_consumer.completion import completion_command
 from kafka_consumer.dlq_cli import COMMANDS
 from kafka_consumer.errors import ConfigError, FilesInUseError, KafkaConsumerError
 from kafka_consumer.logs import log_everything, setup_logging
@@ -64,7 +65,20 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-@click.group(cls=GroupedGroup, invoke_without_command=True, context_settings=_CONTEXT)
+_EXAMPLES = """\b
+Examples:
+  kc --demo                                            the console, on a broker inside the process
+  kc init billing                                      a kc.toml and a function to begin with
+  kc check                                             is all of it right? The settings are those of ./kc.toml
+  kc --headless --workers 50 --socket run/kc.sock      in production
+  kc status --socket run/kc.sock                       how is it doing?
+  kc --headless --from -2h --to latest                 the last two hours again, outside the group
+  kc dlq list                                          what has failed, by type of error
+  kc dlq redrive --error TimeoutError --max-rate 50    send it to its topic again
+"""
+
+
+@click.group(cls=GroupedGroup, invoke_without_command=True, context_settings=_CONTEXT, epilog=_EXAMPLES)
 @click.option(
     "--headless", cls=GroupedOption, section="Run", is_flag=True, help="Run without the console: in production, in a container."
 )
@@ -99,7 +113,12 @@ def config_command(ctx: click.Context, /, **given: Any) -> None:
     ctx.exit(print_lines(settings.problems, EXIT_USAGE))
 
 
-@cli.command("check", cls=GroupedCommand, context_settings=_CONTEXT)
+@cli.command("check", cls=GroupedCommand, context_settings=_CONTEXT, epilog="""\b
+Exit codes: 0 all is well, 1 not now (a broker, the disk), 2 never as it is configured.
+Examples:
+  kc check --config billing/kc.toml
+  kc check --demo --processor app:handle               your function, without a broker
+""")
 @consumer_options
 @click.pass_context
 def check_command(ctx: click.Context, /, **given: Any) -> None:
@@ -119,7 +138,12 @@ def check_command(ctx: click.Context, /, **given: Any) -> None:
     ctx.exit(max(codes, default=EXIT_OK))
 
 
-@cli.command("status", cls=GroupedCommand, context_settings=_CONTEXT)
+@cli.command("status", cls=GroupedCommand, context_settings=_CONTEXT, epilog="""\b
+Exit codes: 0 it answers, 1 it can't be reached.
+Examples:
+  kc status --socket run/kc.sock --watch
+  kc status --socket run/kc.sock --json | jq '.partitions[] | {partition, lag}'
+""")
 @click.option("--socket", "path", metavar="PATH", default=None, help="The socket of the consumer. [default: the setting]")
 @click.option("--json", "as_json", is_flag=True, help="The snapshot as one line of JSON.")
 @click.option("--watch", is_flag=True, help="Again every second, until interrupted.")
@@ -135,7 +159,7 @@ def status_command(ctx: click.Context, /, path: str | None, as_json: bool, watch
     ctx.exit(show_status(path, as_json=as_json, watch=watch))
 
 
-for each in COMMANDS:
+for each in (*COMMANDS, completion_command):
     cli.add_command(each)
 
 
@@ -156,6 +180,7 @@ def _run_headless(settings: Settings, yes: bool) -> int:
     from kafka_consumer.control import serve
     from kafka_consumer.demo import demo_files, demo_session
     from kafka_consumer.kafka_consumer import KafkaConsumer
+    from kafka_consumer.metrics_server import serve_metrics
     from kafka_consumer.replay_report import confirm, has_end, progress, summary
     from kafka_consumer.systemd_notify import notifying
 
@@ -171,7 +196,10 @@ def _run_headless(settings: Settings, yes: bool) -> int:
                 return print_lines(refused, EXIT_USAGE)
         consumer = KafkaConsumer(config)
         # First of all: where somebody listens already, nothing is begun.
-        with serve(consumer, completed["socket"]) if completed["socket"] is not None else contextlib.nullcontext():
+        with (
+            serve(consumer, completed["socket"]) if completed["socket"] is not None else contextlib.nullcontext(),
+            serve_metrics(consumer, completed["metrics_address"], completed["metrics_port"]),
+        ):
             if demo is not None:
                 demo.watch(consumer)
             with progress(consumer) if has_end(config) else contextlib.nullcontext(), notifying(consumer):

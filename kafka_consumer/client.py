@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -26,6 +27,8 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 REQUEST_SECONDS = 30.0
+LEAVE_SECONDS = 5.0  # how long leaving the group may wait for a rebalance that is under way
+LEAVE_POLL_SECONDS = 0.05
 
 
 class Client:
@@ -35,6 +38,7 @@ class Client:
         self._consumer: Any = consumer
         # Only a consumer built by ``connect`` reports commits through on_commit; a given one commits in the owner's thread.
         self._asynchronous = False
+        self._leaves = False  # a member without partitions has to leave its group before it closes
         self._owner: int | None = None
         self._serving = False  # the owner's: it executes another thread's request
         self._lock = threading.Lock()  # guards the three below
@@ -47,6 +51,8 @@ class Client:
         """Build the consumer from librdkafka's options. Errors: ``KafkaException`` for an invalid one."""
         self._consumer = Consumer({**options, "on_commit": self._on_commit}, logger=_quiet_logger())
         self._asynchronous = True
+        # A static member keeps its place on purpose; under KIP-848 close leaves by itself.
+        self._leaves = options.get("group.protocol", "classic") == "classic" and not options.get("group.instance.id")
 
     @property
     def consumer(self) -> Any:
@@ -81,7 +87,7 @@ class Client:
         """Leave the group and close. Requests that wait, and later ones, fail with ``ClientClosedError``."""
         try:
             if self._consumer is not None:
-                if self._asynchronous:
+                if self._leaves:
                     self._leave_without_partitions()
                 self._consumer.close()
         finally:
@@ -91,11 +97,16 @@ class Client:
         """Close alone doesn't leave the group when a cooperative member has no partition (librdkafka 2.16): unsubscribing does.
 
         A member that ends without leaving holds up every rebalance, and with it the commits of the others, until its session
-        has expired.
+        has expired. While a rebalance is under way unsubscribing is postponed to its end: hence the polls. What they return
+        isn't delivered, so it isn't committed.
         """
         try:
-            if not self._consumer.assignment():
-                self._consumer.unsubscribe()
+            if self._consumer.assignment():
+                return
+            self._consumer.unsubscribe()
+            deadline = time.monotonic() + LEAVE_SECONDS
+            while self._consumer.memberid() and time.monotonic() < deadline:
+                self._consumer.poll(LEAVE_POLL_SECONDS)
         except KafkaException as error:
             logger.debug("unsubscribing before the end failed: %s", error)
 

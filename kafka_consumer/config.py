@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kafka_consumer.errors import ConfigError
+from kafka_consumer.errors import ConfigError, DecodeError
 from kafka_consumer.option_checks import (
     LOG_LEVELS,
     MIB,
@@ -30,6 +30,7 @@ from kafka_consumer.option_checks import (
     optional,
     processor,
     ratio,
+    registry_url,
     resolve_processor,
     seconds,
     servers,
@@ -105,6 +106,14 @@ OPTIONS: Mapping[str, Option] = {
     "replay_commit": Option(False, boolean, "Replay in the group, and commit: it goes on from there afterwards."),
     "max_rate": Option(None, optional(at_least(1)), "Messages a second that are taken, at the most."),
     "fail_on_dlq": Option(False, boolean, "End with exit code 1 when a message has failed."),
+    "decode": Option(
+        "raw", one_of("raw", "json", "avro", "protobuf"), "What the function gets: bytes, or what they decode to."
+    ),
+    "schema_registry_url": Option(
+        None, optional(registry_url), "The schema registry that decode asks; json does without one, too."
+    ),
+    "protobuf_type": Option(None, optional(text), "With decode protobuf, the generated class of the messages."),
+    "tracing": Option(False, boolean, "A span of OpenTelemetry for each call of the function."),
     "kafka_options": Option({}, kafka_options, "Any option of librdkafka, passed through; values are never shown."),
 }
 
@@ -174,6 +183,10 @@ class KafkaConsumerConfig:
     replay_commit: bool
     max_rate: float | None
     fail_on_dlq: bool
+    decode: str
+    schema_registry_url: str | None
+    protobuf_type: str | None
+    tracing: bool
     kafka_options: dict[str, Any]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -213,7 +226,7 @@ class KafkaConsumerConfig:
         if not problems and self.backup_mode != "off" and _same_file(self.backup_path, self.dlq_path):
             problems.append(f"dlq_path: expected another file than backup_path, got {_show('dlq_path', self.dlq_path)} for both")
         if not problems:
-            problems += self._replay_problems()
+            problems += self._replay_problems() + self._decode_problems()
         if not problems and self.executor != "thread":
             target: Any = self.processor_callable
             problems += executor_problems(self.executor, resolve_processor(target) if isinstance(target, str) else target)
@@ -229,6 +242,18 @@ class KafkaConsumerConfig:
             problems += [f"{name}: expected offsets of topic {self.topic!r}, got one of {topic!r}" for topic in sorted(others)]
         return problems
 
+    def _decode_problems(self) -> list[str]:
+        problems = []
+        if self.decode in ("avro", "protobuf") and self.schema_registry_url is None:
+            problems.append(f"schema_registry_url: missing; decode={self.decode} needs it")
+        if self.decode == "raw" and self.schema_registry_url is not None:
+            problems.append("schema_registry_url: expected decode with it, got decode=raw, which asks nobody")
+        if (self.decode == "protobuf") is (self.protobuf_type is None):
+            problems.append(f"protobuf_type: expected 'module:Class' with decode=protobuf, and only then; decode={self.decode}")
+        if self.tracing and self.executor == "process":
+            problems.append("tracing: expected executor 'thread' or 'asyncio' with it: spans aren't carried over from processes")
+        return problems
+
     def _normalise(self) -> None:
         if isinstance(self.processor_callable, str):
             spec = self.processor_callable
@@ -237,6 +262,8 @@ class KafkaConsumerConfig:
         self.backup_path = os.fspath(self.backup_path)
         self.dlq_path = os.fspath(self.dlq_path)
         self.fatal_exceptions = tuple(self.fatal_exceptions)
+        if self.decode != "raw" and DecodeError not in self.fatal_exceptions:
+            self.fatal_exceptions += (DecodeError,)  # the same bytes decode no better the next time
         self.replay_from, self.replay_to = _texts(self.replay_from), _texts(self.replay_to)
 
     def validate_config(self) -> None:
@@ -259,6 +286,11 @@ class KafkaConsumerConfig:
         if not hasattr(target, "__qualname__"):
             target = type(target)
         return f"{target.__module__}:{target.__qualname__}"
+
+    @property
+    def only_text(self) -> bool:
+        """Whether a value that isn't UTF-8 goes to the dead letters as it comes; what is decoded is the decoder's affair."""
+        return self.value_encoding == "utf-8" and self.decode == "raw"
 
     @property
     def is_coroutine(self) -> bool:

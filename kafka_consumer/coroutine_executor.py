@@ -226,7 +226,7 @@ class CoroutinePool:
 
     async def _work(self, slot: Slot) -> None:
         """Be a slot. Whatever the processor does, this handles; each message costs as little as can be."""
-        backlog, in_flight, process = self._backlog, self._in_flight, self._config.processor_callable
+        backlog, in_flight, process = self._backlog, self._in_flight, self.shared_state.processor
         idle, items = backlog.idle, backlog.items
         next_item, finished, monotonic = items.popleft, self._results.done.append, time.monotonic
         timed = self._timeout is not None
@@ -289,13 +289,14 @@ class CoroutinePool:
         """Return the value of a message that the polling thread hasn't checked; ``UNREAD`` when the processor isn't to get it."""
         chunk, index, _ = item
         try:
-            value = chunk.messages[index].value()
+            message = chunk.messages[index]
+            value = message.value()
             refused = refusal(self._config, value)
         except Exception as error:  # noqa: BLE001 - a message that can't be read
             self._crash(slot, error, item, calls=0)
             return UNREAD
         if refused is None:
-            return value
+            return self.shared_state.argument(message, value)
         self._results.failed(item, refused, chunk.attempts, slot.id, final=True)
         slot.failed += 1
         return UNREAD

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from kafka_consumer.errors import DecodeError
 from kafka_consumer.ports import MessageLike
 from kafka_consumer.types import DeadLetter, Headers
 
@@ -28,7 +29,7 @@ def dead_letter(message: MessageLike, error: BaseException, attempts: int, worke
         error_type=type(error).__name__,
         error_message=_cut(_try(lambda: str(error), "(the error can't be shown: its __str__ raises)"), MESSAGE_LIMIT),
         stack_trace=_cut(_trace(error), TRACE_LIMIT),
-        attempts=attempts,
+        attempts=attempts - isinstance(error, DecodeError),  # the processor wasn't called
         worker_id=worker_id,
     )
 

@@ -18,6 +18,7 @@ from kafka_consumer.options import GroupedCommand, GroupedOption, combined, prin
 from kafka_consumer.redrive_journal import journal_path, read_done
 from kafka_consumer.replay_bounds import parse_bound
 from kafka_consumer.settings import Settings
+from kafka_consumer.settings_table import SETTINGS
 from kafka_consumer.snapshot import sanitise
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -30,9 +31,10 @@ _STAND_INS = {
 }  # fmt: skip
 """Required options that a command has no use for, so that nobody need give them."""
 
-_PROCESSING = (
-    "processor_callable", "app_dir", "worker_count", "executor", "ordering", "value_encoding", "max_message_size", "max_attempts",
-    "retry_backoff_seconds", "retry_backoff_max_seconds", "fatal_exceptions", "processing_timeout",
+_POLLING = ("queue_size", "max_inflight_bytes", "max_failure_ratio")
+_PROCESSING = tuple(
+    key for key, setting in SETTINGS.items()
+    if key == "tracing" or (setting.section in ("Processing", "Failures") and key not in _POLLING)
 )  # fmt: skip
 _LOGGING = ("log_level", "log_format")
 
@@ -74,8 +76,14 @@ def _filters(command: F) -> F:
     for option in (
         _choice("--until", "until", metavar="TIME", callback=_time, help="Failed before this time, in the same words."),
         _choice("--since", "since", metavar="TIME", callback=_time, help="Failed at this time or later: ISO 8601, or -2h."),
-        _choice("--offset", "offsets", metavar="TOPIC:PARTITION:OFFSET", multiple=True, callback=_offsets,
-                help="This one; repeatable."),
+        _choice(
+            "--offset",
+            "offsets",
+            metavar="TOPIC:PARTITION:OFFSET",
+            multiple=True,
+            callback=_offsets,
+            help="This one; repeatable.",
+        ),
         _choice("--key", "keys", metavar="KEY", multiple=True, help="With this key, as text; repeatable."),
         _choice("--topic", "topics", metavar="TOPIC", multiple=True, help="From this topic; repeatable."),
         _choice("--error", "errors", metavar="TYPE", multiple=True, help="Failed with this type of error; repeatable."),
@@ -210,8 +218,11 @@ def show_command(
 @_deed("--keep-timestamps", is_flag=True, help="Send them with their own timestamps; retention may delete them.")
 @_deed("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @_deed("--yes", is_flag=True, help="Do it without asking; needed where there is no terminal.")
-@_deed("--in-doubt", type=click.Choice(["resend", "skip"]),
-       help="What to do with an interrupted batch of which Kafka no longer knows whether it was sent.")
+@_deed(
+    "--in-doubt",
+    type=click.Choice(["resend", "skip"]),
+    help="What to do with an interrupted batch of which Kafka no longer knows whether it was sent.",
+)
 @some_options("bootstrap_servers", "command_config", "kafka_options", "dlq_path", "max_rate", *_PROCESSING, *_LOGGING)
 @click.pass_context
 def redrive_command(
@@ -240,9 +251,7 @@ def redrive_command(
         if imports:
             return print_lines(imports, EXIT_USAGE)
         base = base or with_suffix(settings["dlq_path"])
-        order = Order(
-            files or files_of(base), base, chosen, to_topic, through_processor, keep_timestamps, in_doubt, dry_run, yes
-        )
+        order = Order(files or files_of(base), base, chosen, to_topic, through_processor, keep_timestamps, in_doubt, dry_run, yes)
         return redrive(settings, order)
 
     ctx.exit(_reading(work))

@@ -325,13 +325,26 @@ class FileMessage:
     def __init__(self, stored: StoredMessage) -> None:
         self.stored = stored
 
-    def topic(self) -> str: return self.stored.topic
-    def partition(self) -> int: return self.stored.partition
-    def offset(self) -> int: return self.stored.offset
-    def key(self) -> bytes | None: return self.stored.key
-    def value(self) -> bytes | None: return self.stored.value
-    def headers(self) -> Headers: return self.stored.headers
-    def error(self) -> Any: return None
+    def topic(self) -> str:
+        return self.stored.topic
+
+    def partition(self) -> int:
+        return self.stored.partition
+
+    def offset(self) -> int:
+        return self.stored.offset
+
+    def key(self) -> bytes | None:
+        return self.stored.key
+
+    def value(self) -> bytes | None:
+        return self.stored.value
+
+    def headers(self) -> Headers:
+        return self.stored.headers
+
+    def error(self) -> Any:
+        return None
 
     def timestamp(self) -> tuple[int, int]:
         """Return the kind of timestamp (0: there is none) and milliseconds since the epoch."""

@@ -57,6 +57,14 @@ class WorkerProcessDiedError(KafkaConsumerError, RuntimeError):
     """
 
 
+class DecodeError(KafkaConsumerError, ValueError):
+    """A value isn't what ``decode`` says it is; recorded in the dead-letter file, never raised to a caller, never tried again."""
+
+
+class RegistryUnavailableError(KafkaConsumerError, ConnectionError):
+    """The schema registry couldn't be asked for a minute; a failed attempt of the message that needed it."""
+
+
 class FileFormatError(KafkaConsumerError, ValueError):
     """A file isn't one that kc wrote, or is damaged where it must not be; nothing was done."""
 

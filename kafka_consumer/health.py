@@ -1,13 +1,12 @@
 """Whether a consumer lives and whether it is ready, for whoever restarts it and routes around it. Any thread may ask.
 
-*Alive*: the polling and the commit thread move. What a restart mends, and nothing else: no broker, a slow processor or a full disk
-make no consumer dead. *Ready*: it runs, the group knows it, and what it has to record can be recorded.
+*Alive*: the polling and the commit thread move. What a restart mends, and nothing else: no broker, a slow processor, a full disk
+don't make it dead. *Ready*: it runs, the group knows it, and what it has to record can be recorded.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from kafka_consumer.types import Phase
@@ -15,9 +14,6 @@ from kafka_consumer.types import Phase
 if TYPE_CHECKING:
     from kafka_consumer.config import KafkaConsumerConfig
     from kafka_consumer.shared_state import SharedState
-
-STILL_SECONDS = 60.0
-"""A loop that hasn't moved for as long, beyond what it may wait for Kafka (``shutdown_timeout_seconds``), doesn't live."""
 
 
 class Watched(Protocol):
@@ -29,20 +25,12 @@ class Watched(Protocol):
     def shared_state(self) -> SharedState: ...
     @property
     def in_group(self) -> bool: ...
-    def beats(self) -> Mapping[str, float | None]: ...
+    def silent(self) -> str | None: ...
 
 
 def not_live(consumer: Watched) -> str | None:
-    """Return why the consumer is to be restarted, or None."""
-    limit = STILL_SECONDS + consumer.config.shutdown_timeout_seconds
-    for name, age in consumer.beats().items():
-        if age is None:
-            # At the end the threads end, one after the other.
-            if consumer.shared_state.running.is_set():
-                return f"the {name} thread has ended"
-        elif age > limit:
-            return f"the {name} thread hasn't moved for {age:.0f} s"
-    return None
+    """Return why the consumer is to be restarted, or None: a loop hangs, while it neither starts nor drains."""
+    return consumer.silent()
 
 
 def not_ready(consumer: Watched) -> str | None:

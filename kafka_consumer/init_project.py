@@ -33,7 +33,8 @@ _LEFT_OUT = frozenset({"demo", "demo_messages", "kafka_options"})
 _EXAMPLES: Mapping[str, str] = {
     "stop_at_offset": '["orders:0:1000"]', "fatal_exceptions": '["ValueError"]', "replay_from": '["-2h"]',
     "replay_to": '["latest"]', "command_config": '"client.properties"', "socket": '"run/kc.sock"', "processing_timeout": "30",
-    "backup_retention_hours": "168", "max_failure_ratio": "0.5", "shutdown_drain_seconds": "300", "max_rate": "100",
+    "backup_retention_hours": "168", "max_failure_ratio": "0.5", "schema_registry_url": '"http://localhost:8081"',
+    "protobuf_type": '"orders_pb2:Order"', "metrics_port": "9308", "shutdown_drain_seconds": "300", "max_rate": "100",
 }  # fmt: skip
 """Examples of options that have no default."""
 
@@ -142,7 +143,7 @@ def _line(setting: Setting) -> str:
     if setting.default is REQUIRED:
         return f"{name} = {json.dumps(_SAMPLES[setting.key])}\n"
     if setting.default in (None, ()) or setting.multiple:
-        example = _EXAMPLES.get(setting.key, "…")
+        example = _EXAMPLES.get(setting.key) or json.dumps(setting.metavar)
         return f"# {name} = {example}  # an example; the default is {show(setting.key, setting.default)}\n"
     return f"# {name} = {_value(setting.default)}\n"
 

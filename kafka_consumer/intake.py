@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from kafka_consumer.chunk import Chunk, Completion
 from kafka_consumer.dead_letter import dead_letter
+from kafka_consumer.message_view import Message
 
 if TYPE_CHECKING:
     from kafka_consumer.ports import MessageLike
@@ -54,12 +55,12 @@ def check_values(chunk: Chunk, shared_state: SharedState) -> Chunk | None:
         sizes = [0 if value is None else len(value) for value in values]
         plain = False
     chunk.size = sum(sizes)
-    if not plain and shared_state.config.value_encoding == "utf-8":
+    if not plain and shared_state.config.only_text:
         bad = [index for index, value in enumerate(values) if not _is_text(value)]
         if bad:
             return _without(chunk, bad, shared_state)
     if max(sizes) <= shared_state.config.max_message_size:
-        chunk.values = values
+        chunk.values = list(map(Message.of, chunk.messages, values)) if shared_state.takes_messages else values
     return chunk
 
 

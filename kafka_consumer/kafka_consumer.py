@@ -26,7 +26,7 @@ from kafka_consumer.file_lock import FileLocks
 from kafka_consumer.kafka_properties import mask_values
 from kafka_consumer.logs import LogTail
 from kafka_consumer.offset_manager import Committer
-from kafka_consumer.option_checks import is_number
+from kafka_consumer.option_checks import for_librdkafka, is_number
 from kafka_consumer.out_of_range import start_of_new_group
 from kafka_consumer.polling_thread import Poller
 from kafka_consumer.process_setup import check_process
@@ -37,6 +37,7 @@ from kafka_consumer.shared_state import SharedState
 from kafka_consumer.signal_handler import SignalHandler
 from kafka_consumer.snapshot import Snapshot
 from kafka_consumer.snapshot_builder import SnapshotBuilder
+from kafka_consumer.stats import Distribution
 from kafka_consumer.types import Phase, TopicPartitionKey, WorkerState
 from kafka_consumer.worker_pool import new_pool
 
@@ -158,6 +159,24 @@ class KafkaConsumer:
     def snapshot(self) -> Snapshot:
         """Return a frozen picture of this moment. Built for the caller; nothing is kept up to date for its sake."""
         return (self._builder or self._snapshots(None)).build()
+
+    def distributions(self) -> dict[str, Distribution]:
+        """Return how durations since the start are distributed, by the name of the metric."""
+        return {
+            "kc_processing_duration_seconds": self.shared_state.processing_queue.pace.samples.distribution(),
+            "kc_poll_to_commit_duration_seconds": self._committer.poll_to_commit.distribution(),
+            "kc_commit_duration_seconds": self._committer.commit_seconds.distribution(),
+        }
+
+    def look(self) -> None:
+        """Have the high watermarks kept fresh for the next seconds, as a snapshot does."""
+        if self._poller is not None:
+            self._poller.looked_at = time.monotonic()
+
+    @property
+    def in_group(self) -> bool:
+        """Whether the group knows this consumer, or it replays outside of it."""
+        return self._poller is not None and self._poller.partitions.member
 
     def pause(self, partitions: Iterable[TopicPartitionKey] | None = None) -> None:
         """Stop taking messages, of all or of some partitions; what was taken is finished."""
@@ -443,7 +462,7 @@ def client_options(config: KafkaConsumerConfig, on_error: Callable[[Any], None] 
     }
     if config.kafka_options.get("group.protocol", "classic") == "classic":
         options["partition.assignment.strategy"] = "cooperative-sticky"
-    options.update(config.kafka_options)
+    options.update(for_librdkafka(config.kafka_options))
     # An offset that isn't in the log is reported, never passed over in silence; out_of_range.py decides, a new group's start too.
     options["auto.offset.reset"] = "error"
     if on_error is not None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from kafka_consumer.option_checks import MANAGED_KAFKA_OPTIONS, SECRET
+from kafka_consumer.option_checks import MANAGED_KAFKA_OPTIONS, SECRET, for_librdkafka
 from kafka_consumer.snapshot import sanitise
 
 JAVA_ONLY: Mapping[str, str] = {
@@ -128,7 +128,7 @@ def check_kafka_options(options: Mapping[str, Any], labels: Mapping[str, str]) -
     """
     problems = []
     remaining = {}
-    for name, value in options.items():
+    for name, value in for_librdkafka(options).items():
         if name in MANAGED_KAFKA_OPTIONS:
             problems.append(f"{labels[name]}: {MANAGED_KAFKA_OPTIONS[name]}")
         elif name in JAVA_ONLY:

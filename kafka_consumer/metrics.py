@@ -1,8 +1,8 @@
 """What a consumer tells Prometheus: one table, read from one snapshot at the moment of a scrape. Nothing is counted for its sake.
 
-``METRICS`` is the table; docs/METRICS.md is written from it. Names and units follow Prometheus' conventions: base units, ``_total``
-for what only grows. Labels are of few values: topic and partition, the name of a queue, the state of a worker. No offset and no
-key is ever one.
+``METRICS`` is the table, and docs/METRICS.md is written from it. Names and units follow Prometheus' conventions: base units, and
+``_total`` for what only grows. Labels are of few values: topic and partition, the name of a queue, the state of a worker. No
+offset and no key is ever one.
 
 Histograms come from ``stats.LatencySamples``: an observation is what is measured anyway. ``Collector`` needs prometheus-client.
 """
@@ -135,7 +135,7 @@ METRICS: tuple[Metric, ...] = (
     _total("kc_records_lost_total", "records_lost", "Records deleted from the topic before they were read, at the most."),
     _of_queues("kc_queue_messages", "Messages in a queue.", "depth"),
     _of_queues("kc_queue_capacity_messages", "Messages that fit into a queue; not given for one without a bound.", "capacity"),
-    _of_queues("kc_queue_bytes", "Bytes of the values in a queue; of the processing queue, also of those with a worker.", "bytes"),
+    _of_queues("kc_queue_bytes", "Bytes of the values in a queue; for processing, also of those with a worker.", "bytes"),
     Metric("kc_workers", GAUGE, "Workers by what they are doing.", ("state",), _workers),
     _gauge("kc_stuck_calls", "Calls of the processor that ran out of time and haven't ended.",
            lambda snapshot: snapshot.stuck_threads),
@@ -215,6 +215,6 @@ def registry_of(source: Source) -> CollectorRegistry:
     from prometheus_client import CollectorRegistry, ProcessCollector
 
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(Collector(source))  # type: ignore[arg-type] # its base class has nothing but what it raises
+    registry.register(Collector(source))
     ProcessCollector(registry=registry)
     return registry

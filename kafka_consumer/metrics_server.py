@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import socket
 import socketserver
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 from kafka_consumer.errors import ConfigError
-from kafka_consumer.health import not_live, not_ready
+from kafka_consumer.health import Watched, not_live, not_ready
 from kafka_consumer.snapshot import sanitise
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class MetricsServer(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base class's signature
         """A client that has gone, or a defect of ours: a line, never on stderr."""
-        logger.debug("a client of the metrics server wasn't served", exc_info=True)
+        logger.debug("a client of the metrics server wasn't served: %s", type(sys.exception()).__name__)
 
     def scrape(self, accept: str) -> tuple[int, str, bytes]:
         """Return the answer to a scrape: status, type, body."""
@@ -156,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
         logger.debug("%s %s", self.address_string(), sanitise(format % arguments, 200))
 
 
-_CHECKS: dict[str, Callable[[KafkaConsumer], str | None]] = {"/livez": not_live, "/readyz": not_ready}
+_CHECKS: dict[str, Callable[[Watched], str | None]] = {"/livez": not_live, "/readyz": not_ready}
 
 
 @contextlib.contextmanager

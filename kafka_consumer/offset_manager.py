@@ -70,7 +70,6 @@ class Committer:
         self._waiting_for_disk: list[tuple[Assignment, int]] = []  # failed messages: (assignment, sequence)
         self.poll_to_commit = LatencySamples()  # written by the thread that commits
         self.commit_seconds = LatencySamples()  # likewise: from posting a commit to its answer, a failure included
-        self.beat_at = time.monotonic()  # when run() last came by; written by the commit thread
         self._with_metadata = config.commit_metadata
         self._strict = config.backup_mode == "strict"
         # Partitions in which a message that doesn't end holds back too much: the polling thread, which reads this, pauses them.
@@ -89,7 +88,6 @@ class Committer:
         while not self._results.ended:
             self.beat_at = time.monotonic()
             self._results.wait(max(0.001, min(tick, due - time.monotonic())))
-            self.beat_at = time.monotonic()
             self.collect()
             if time.monotonic() >= due:
                 self.commit_now()

@@ -183,10 +183,29 @@ def exceptions(value: Any) -> str | None:
     return None if good else "a tuple of exception classes"
 
 
+REGISTRY_PREFIX = "schema.registry."
+"""What options of the schema registry's client begin with, among those of librdkafka, which doesn't get them."""
+
+
+def for_librdkafka(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options without those of the schema registry's client."""
+    return {name: value for name, value in options.items() if not name.startswith(REGISTRY_PREFIX)}
+
+
+def registry_url(value: Any) -> str | None:
+    """Accept URLs without credentials in them."""
+    urls = value.split(",") if isinstance(value, str) else [""]
+    if not all(re.fullmatch(r"https?://[^\s@/]+(/[^\s@]*)?", url.strip()) for url in urls):
+        return "http://HOST:PORT or https://…, without a user (that is schema.registry.basic.auth.user.info in kafka_options)"
+    return None
+
+
 def kafka_options(value: Any) -> str | None:
     """Accept librdkafka's options, without those that would break a guarantee."""
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
         return "a mapping of librdkafka's option names to values"
+    if f"{REGISTRY_PREFIX}url" in value:
+        return f"options other than {REGISTRY_PREFIX}url: use the option schema_registry_url"
     for name, reason in MANAGED_KAFKA_OPTIONS.items():
         if name in value:
             return f"options of librdkafka other than {name!r}: {reason}"

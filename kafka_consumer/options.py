@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import click
 
+from kafka_consumer.completion import values_of
 from kafka_consumer.config import REQUIRED
 from kafka_consumer.settings import Settings, load_settings, show
 from kafka_consumer.settings_table import SETTINGS, Setting
@@ -71,6 +72,7 @@ def _option(setting: Setting) -> Callable[[F], F]:
     return click.option(
         setting.option, setting.key, cls=GroupedOption, section=setting.section, metavar=setting.metavar,
         multiple=setting.multiple, default=None, help=text,
+        shell_complete=lambda _ctx, _param, incomplete: values_of(setting, incomplete),
     )
 
 

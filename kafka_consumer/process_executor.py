@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 from kafka_consumer.child import Child, Progress, StartError
 from kafka_consumer.chunk import Chunk
 from kafka_consumer.dead_letter import dead_letter
-from kafka_consumer.errors import WorkerProcessDiedError
+from kafka_consumer.errors import DecodeError, WorkerProcessDiedError
+from kafka_consumer.message_view import size_of
 from kafka_consumer.process_setup import setup_of
 from kafka_consumer.types import DeadLetter
-from kafka_consumer.worker import LoopCrash, Worker, refusal
+from kafka_consumer.worker import LoopCrash, Worker
 
 if TYPE_CHECKING:
     from kafka_consumer.ports import MessageLike
@@ -122,12 +123,11 @@ class ProcessWorker(Worker):
 
     def _next_portion(self, child: Child, chunk: Chunk, start: int) -> int:
         """Have some messages of the chunk processed, from ``start``; return the first one that isn't finished."""
-        values: list[bytes | None] = []
+        values: list[Any] = []
         size = 0
         for index in range(start, len(chunk)):
             try:
-                value = chunk.messages[index].value() if chunk.values is None else chunk.values[index]
-                refused = refusal(self._config, value) if chunk.values is None else None
+                argument, refused = self._argument(chunk, index)
             except Exception as crash:
                 if values:
                     break  # its turn comes after those before it
@@ -139,10 +139,10 @@ class ProcessWorker(Worker):
                 self._begun = index + 1
                 self._failed(chunk, index, refused, chunk.attempts, final=True)
                 return index + 1
-            size += 0 if value is None else len(value)
+            size += size_of(argument)
             if values and size > PORTION_BYTES:
                 break
-            values.append(value)
+            values.append(argument)
         # A failure that is to be tried again must not be overtaken by what is behind it in its lane.
         careful = chunk.lane is not None and self._config.max_attempts > 1
         self._portion = range(start, start + len(values))
@@ -213,7 +213,8 @@ class ProcessWorker(Worker):
     def _letter(self, message: MessageLike, error: Exception, calls: int) -> DeadLetter:
         letter = dead_letter(message, error, calls, self.id)
         if isinstance(error, RemoteError):
-            return dataclasses.replace(letter, error_type=error.kind, stack_trace=error.trace)
+            called = calls - (error.kind == DecodeError.__name__)
+            return dataclasses.replace(letter, error_type=error.kind, stack_trace=error.trace, attempts=called)
         if self._evidence:
             return dataclasses.replace(letter, stack_trace=f"{self._evidence}\n{letter.stack_trace}")
         return letter

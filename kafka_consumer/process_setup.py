@@ -9,6 +9,7 @@ from collections.abc import Callable
 from multiprocessing import spawn
 from typing import TYPE_CHECKING, Any
 
+from kafka_consumer.calling import processor_of
 from kafka_consumer.child import Child, StartError
 from kafka_consumer.errors import ConfigError
 
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
 
 def setup_of(config: KafkaConsumerConfig) -> dict[str, Any]:
     """Return what a worker process is told first, see ``process_child``. Errors: ``ConfigError`` where it can't do the work."""
-    spec = config.processor_spec
+    target = processor_of(config)
+    spec = config.processor_spec if target is config.processor_callable else None
     processor = fatal = b""
     if spec is None:
-        target = config.processor_callable
         try:
             processor = pickle.dumps(target)
         except Exception as error:  # noqa: BLE001 - pickling calls methods of any object

@@ -140,7 +140,7 @@ class ProcessorRun:
         return True
 
     def _not_text(self, value: bytes | None) -> UnicodeDecodeError | None:
-        if value is None or self._state.config.value_encoding != "utf-8":
+        if value is None or not self._state.config.only_text:
             return None
         try:
             value.decode()

@@ -47,6 +47,7 @@ class Partitions:
         self.changed = False  # partitions came or went since the polling loop last looked
         self.subscribed = False  # partitions come from the group; without it, each is taken as it appears
         self.ever_assigned = False
+        self.member = False  # the group knows us, be it as one who waits for partitions; read by other threads
         self.starts: Mapping[TopicPartitionKey, int] = {}  # where partitions begin when they are assigned for the first time
         self.only: frozenset[TopicPartitionKey] | None = None  # what is taken of that which is assigned; None: all of it
         self._begun: set[TopicPartitionKey] = set()
@@ -98,6 +99,7 @@ class Partitions:
     def _assigned(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         # A topic that doesn't exist is assigned, too: without a partition.
         self.ever_assigned = self.ever_assigned or bool(partitions)
+        self.member = True
         committed = self._committed(consumer, partitions)
         starts = {key: at for key, at in self.starts.items() if key not in self._begun}
         finished = self._finished_before(consumer, {key: tp for key, tp in committed.items() if key not in starts})
@@ -125,7 +127,7 @@ class Partitions:
 
     def assign(self, consumer: Any) -> None:
         """Take the partitions of ``starts``, outside the group."""
-        self.ever_assigned = self.changed = True
+        self.ever_assigned = self.changed = self.member = True
         for key, at in self.starts.items():
             self._open(key, None).begins_at = at
         consumer.assign([TopicPartition(*key, at) for key, at in self.starts.items()])
@@ -212,6 +214,7 @@ class Partitions:
             self._shared_state.logger.info("revoked: %s", _show(partitions))
 
     def _lost(self, _consumer: Any, partitions: list[TopicPartition]) -> None:
+        self.member = False  # until the next assignment
         lost = self._ours(partitions)
         uncommitted = sum(assignment.uncommitted for assignment in lost)
         self._give_up(lost)

@@ -18,7 +18,7 @@ from urllib.parse import quote, quote_plus
 from kafka_consumer.option_checks import SECRET
 
 _SECRET_NAME = re.compile(
-    r"password|passphrase|secret|jaas|credential|private|\.pem$|\.key$|^sasl\.oauthbearer\.(config|extensions|assertion\.)"
+    r"password|passphrase|secret|jaas|credential|private|user\.info|auth\.token|\.pem$|\.key$|^sasl\.oauthbearer\.(config|extensions|assertion\.)"
 )
 _COMPOSED_NAME = re.compile(r"jaas|\.pem$|^sasl\.oauthbearer\.(config|extensions)")
 _USER_INFO = re.compile(r"(?<=//)[^/@\s\"']{1,500}(?=@)")
@@ -87,6 +87,8 @@ def _forms(name: str, value: Any, username: str) -> Iterator[str]:
     if _SECRET_NAME.search(name) is None:
         return
     yield from _disguises(text, username)
+    if name.endswith("user.info"):  # USER:PASSWORD, and as HTTP's Basic writes it
+        yield from _disguises(text.partition(":")[2], text.partition(":")[0])
     if _COMPOSED_NAME.search(name):
         for part in re.split(r"[\s=,;\"']+", text):
             if len(part) >= _SHORTEST_PART and not part.startswith("-----") and part not in {"principal", "CERTIFICATE"}:

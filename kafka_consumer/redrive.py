@@ -202,7 +202,7 @@ class Redrive:
 
     def _send(self, batch: list[tuple[bytes, StoredMessage]]) -> None:
         """Send a batch; where Kafka refuses one of its letters, the others all the same."""
-        waiting = [batch]
+        waiting = [part for part in [self._sendable(batch)] if part]
         while waiting:
             part = waiting.pop()
             refusal = self._attempt(part)

@@ -69,8 +69,10 @@ def redrive(settings: Settings, order: Order) -> int:
                 result = run.redrive(messages, opened)
             left = opened.in_doubt
             if left is not None:
-                show.note(f"batch {left.number} of an interrupted redrive ({len(left.letters):,} dead letters) was left out: "
-                          "a redrive to Kafka finds out whether it was sent")
+                show.note(
+                    f"batch {left.number} of an interrupted redrive ({len(left.letters):,} dead letters) was left out: "
+                    "a redrive to Kafka finds out whether it was sent"
+                )
         else:
             stopping = signals.shutdown_event
             sender = KafkaSender(settings["bootstrap_servers"], settings["kafka_options"], opened.id, stopping.is_set)
@@ -205,4 +207,3 @@ def usable_base(bases: Sequence[str]) -> str:
     if len(set(bases)) > 1:
         raise ConfigError(f"FILE: expected files of one dlq_path, got those of {' and '.join(sorted(set(bases))[:3])}")
     return bases[0]
-

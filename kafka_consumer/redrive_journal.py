@@ -183,9 +183,7 @@ class _Story:
             if self.in_doubt is not None or entry["batch"] != self.last_number + 1:
                 raise ValueError("out of order")
             letters = tuple(map(bytes.fromhex, entry["letters"]))
-            self.in_doubt = Batch(
-                int(entry["batch"]), str(entry["cluster"]), str(entry["marker"]), letters, str(entry["at"])
-            )
+            self.in_doubt = Batch(int(entry["batch"]), str(entry["cluster"]), str(entry["marker"]), letters, str(entry["at"]))
             self.last_number = self.in_doubt.number
         else:
             batch, sent = self.in_doubt, entry["sent"]

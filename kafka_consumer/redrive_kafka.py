@@ -24,12 +24,14 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from kafka_consumer.errors import ConfigError, RedriveError
 from kafka_consumer.kafka_properties import mask_values
+from kafka_consumer.option_checks import for_librdkafka
 from kafka_consumer.redaction import Redactor
 from kafka_consumer.refusals import REFUSED
 
@@ -41,7 +43,7 @@ ATTEMPT_SECONDS = 2.0  # one call; what didn't end in time is called again
 LARGEST_MESSAGE = 1_000_000_000  # librdkafka's own bound: what is too large for the topic is the broker's to say
 
 CONSUMER_ONLY = frozenset({
-    "allow.auto.create.topics", "auto.commit.enable", "auto.commit.interval.ms", "auto.offset.reset", "check.crcs",
+    "auto.commit.enable", "auto.commit.interval.ms", "auto.offset.reset", "check.crcs",
     "consume.callback.max.messages", "coordinator.query.interval.ms", "enable.auto.commit", "enable.auto.offset.store",
     "enable.partition.eof", "fetch.error.backoff.ms", "fetch.max.bytes", "fetch.message.max.bytes", "fetch.min.bytes",
     "fetch.queue.backoff.ms", "fetch.wait.max.ms", "group.id", "group.instance.id", "group.protocol", "group.protocol.type",
@@ -52,8 +54,9 @@ CONSUMER_ONLY = frozenset({
 """Options of librdkafka that a producer would ignore, with a warning."""
 
 MANAGED = frozenset({
-    "acks", "delivery.report.only.error", "delivery.timeout.ms", "dr_cb", "dr_msg_cb", "enable.gapless.guarantee",
-    "enable.idempotence", "error_cb", "max.in.flight", "max.in.flight.requests.per.connection", "message.send.max.retries",
+    "acks", "allow.auto.create.topics", "delivery.report.only.error", "delivery.timeout.ms", "dr_cb", "dr_msg_cb",
+    "enable.gapless.guarantee", "enable.idempotence", "error_cb", "max.in.flight",
+    "max.in.flight.requests.per.connection", "message.send.max.retries",
     "message.timeout.ms", "on_commit", "on_delivery", "produce.offset.report", "request.required.acks",
     "retries", "stats_cb", "statistics.interval.ms", "transaction.timeout.ms", "transactional.id",
 })  # fmt: skip
@@ -96,7 +99,7 @@ class Refusal:
 
 def connection_options(kafka_options: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of a consumer's options that any other client may have, too: how to connect, and as whom."""
-    return {name: value for name, value in kafka_options.items() if name not in CONSUMER_ONLY | MANAGED}
+    return {name: value for name, value in for_librdkafka(kafka_options).items() if name not in CONSUMER_ONLY | MANAGED}
 
 
 def producer_options(bootstrap_servers: str, kafka_options: Mapping[str, Any], transactional_id: str) -> dict[str, Any]:
@@ -138,11 +141,12 @@ class KafkaSender:
         self._refused = False
         name = f"kc.redrive.{journal_id}"
         common = {"client.id": "kc", **connection_options(kafka_options), "bootstrap.servers": bootstrap_servers}
+        self._options = {**producer_options(bootstrap_servers, kafka_options, name), "error_cb": self._on_error}
         try:
-            self._producer = Producer(
-                {**producer_options(bootstrap_servers, kafka_options, name), "error_cb": self._on_error}, logger=_quiet
+            self._producer = Producer(self._options, logger=_quiet)
+            self._markers = Consumer(
+                {**common, "group.id": name, "enable.auto.commit": False, "error_cb": self._on_error}, logger=_quiet
             )
-            self._markers = Consumer({**common, "group.id": name, "enable.auto.commit": False}, logger=_quiet)
         except KafkaException as error:
             raise ConfigError(f"kafka options: {mask_values(error.args[0].str(), kafka_options)}") from None
         self._partitions: dict[str, frozenset[int] | None] = {}
@@ -150,8 +154,19 @@ class KafkaSender:
 
     def open(self) -> None:
         """Connect, and settle what an earlier process with the same journal may have left open."""
-        self._ask("the brokers don't answer", lambda: self._producer.init_transactions(ATTEMPT_SECONDS))
+        self._start_transactions()
         self.cluster = self._ask("the brokers don't answer", self._list_topics).cluster_id or ""
+
+    def _start_transactions(self) -> None:
+        self._ask("no transaction can be begun", lambda: self._producer.init_transactions(ATTEMPT_SECONDS))
+
+    def _start_producer(self) -> None:
+        """Go on with a new producer: after a refused message librdkafka's own (2.16) spoils the next transaction, too.
+
+        Its sequence numbers have a gap then, which it takes for an error of its own.
+        """
+        self._producer = Producer(self._options, logger=_quiet)
+        self._start_transactions()
 
     def close(self) -> None:
         """Close the clients."""
@@ -168,13 +183,14 @@ class KafkaSender:
     def marked(self, marker: str) -> int | None:
         """Return the number of the last batch that was sent with this marker; None where none is known (any more)."""
         wanted = [TopicPartition(marker, 0)]
-        (found,) = self._ask("the marker of the last batch", lambda: self._markers.committed(wanted, timeout=ATTEMPT_SECONDS * 2))
+        (found,) = self._ask("the marker can't be read", lambda: self._markers.committed(wanted, timeout=ATTEMPT_SECONDS * 2))
         if found.error is not None:
-            raise RedriveError(self._told("the marker of the last batch can't be read", found.error))
+            raise RedriveError(self._told("the marker can't be read", found.error))
         return found.offset if found.offset >= 0 else None
 
     def mark(self, marker: str, number: int) -> None:
         """Set a marker outside any transaction: the last batch before those to come."""
+        self.marked(marker)  # unlike a commit, it tells in time that this user may not use the group
         wanted = [TopicPartition(marker, 0, number)]
         self._ask("the marker can't be set", lambda: self._markers.commit(offsets=wanted, asynchronous=False))
 
@@ -192,7 +208,14 @@ class KafkaSender:
                 self._produce(message, delivered)
             offsets = [TopicPartition(marker, 0, number)]
             group = self._markers.consumer_group_metadata()
-            self._again(lambda: self._producer.send_offsets_to_transaction(offsets, group, ATTEMPT_SECONDS))
+            send_marker = partial(self._producer.send_offsets_to_transaction, offsets, group, ATTEMPT_SECONDS)
+            try:
+                self._again(send_marker)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError._STATE:  # noqa: SLF001 - how the binding names librdkafka's own codes
+                    raise
+                send_marker()  # a failed message comes first; asked once more, librdkafka says why that failed
+                raise
             # Waits until every message was delivered.
             self._again(lambda: self._producer.commit_transaction(ATTEMPT_SECONDS))
         except KafkaException as error:
@@ -227,8 +250,9 @@ class KafkaSender:
             raise RedriveError(self._told("the last batch is in doubt, the next run finds out", cause)) from None
         for codes, topic_wide in ((_THE_TOPICS, True), (_THE_LETTERS, False)):
             # What came of each message is told while it aborts.
-            for reason in [error.args[0], *faults]:
+            for reason in [*faults, error.args[0]]:
                 if reason.code() in codes:
+                    self._start_producer()
                     return Refusal(self._redactor.redact(reason.str()), topic_wide)
         raise AbortedError(self._told("the last batch was taken back", error.args[0]))
 
@@ -249,7 +273,7 @@ class KafkaSender:
             try:
                 return call()
             except KafkaException as error:
-                self._producer.poll(0)  # delivers what the connection attempts had to say
+                self._listen()
                 problem = error.args[0]
                 final = self._refused or problem.fatal() or problem.code() in REFUSED or problem.code() in _THE_TOPICS
                 if final or self._stopping() or time.monotonic() >= deadline:
@@ -260,6 +284,18 @@ class KafkaSender:
         # The consumer's: a producer's question would create the topic where brokers do so.
         asked = {} if topic is None else {"topic": topic}
         return self._markers.list_topics(**asked, timeout=ATTEMPT_SECONDS)
+
+    def _listen(self) -> None:
+        """Hear what the clients' attempts have come to."""
+        try:
+            self._producer.poll(0)
+            found = self._markers.poll(0)
+        except KafkaException as error:
+            self._on_error(error.args[0])
+            return
+        problem = None if found is None else found.error()
+        if problem is not None:
+            self._on_error(problem)
 
     def _on_error(self, error: KafkaError) -> None:
         """What librdkafka complains about; called within its methods. Must not raise."""

@@ -80,7 +80,7 @@ class Layer:
 
 
 _UNREADABLE = object()
-_NAME_CODE = frozenset({"processor_callable", "app_dir", "fatal_exceptions"})
+_NAME_CODE = frozenset({"processor_callable", "app_dir", "fatal_exceptions", "protobuf_type"})
 _TOO_LARGE = 2**63
 _PATHS = frozenset({"backup_path", "dlq_path", "command_config", "app_dir", "socket"})
 

@@ -148,6 +148,7 @@ _METAVARS = {
     "backup_retention_hours": "HOURS",
     "ordering": "unordered|key|partition", "executor": "thread|process|asyncio", "backup_mode": "best-effort|strict|off",
     "replay_from": "WHERE", "replay_to": "WHERE", "max_rate": "N", "fatal_exceptions": "EXCEPTION",
+    "decode": "raw|json|avro|protobuf", "schema_registry_url": "URL", "protobuf_type": "MODULE:CLASS",
     "kafka_options": "KEY=VALUE", "topic": "TOPIC", "group_id": "GROUP",
     "on_offset_out_of_range": "fail|earliest|latest", "max_failure_ratio": "RATIO", "shutdown_drain_seconds": "SECONDS",
 }
@@ -156,7 +157,7 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Kafka": ("bootstrap_servers", "topic", "group_id", "command_config", "kafka_options"),
     "Processing": (
         "processor_callable", "app_dir", "worker_count", "executor", "ordering", "queue_size", "max_inflight_bytes",
-        "max_message_size", "value_encoding",
+        "max_message_size", "value_encoding", "decode", "schema_registry_url", "protobuf_type",
     ),
     "Failures": (
         "max_attempts", "retry_backoff_seconds", "retry_backoff_max_seconds", "fatal_exceptions", "processing_timeout",
@@ -173,7 +174,7 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = {
     ),
     "Shutdown": ("shutdown_warning_seconds", "shutdown_drain_seconds", "shutdown_timeout_seconds"),
     "Logging": ("log_level", "log_format"),
-    "Operation": ("socket",),
+    "Operation": ("socket", "metrics_port", "metrics_address", "tracing"),
     "Demo": ("demo", "demo_messages"),
 }
 
@@ -232,6 +233,10 @@ def _table() -> dict[str, Setting]:
              metavar="|".join(FORMATS)),
         _own("socket", None, _check_socket, "A Unix socket to listen on, for kc-tui --attach and kc status.",
              metavar="PATH"),
+        _own("metrics_port", None, optional(integer(0, 65535)),
+             "A port for /metrics, /livez and /readyz; 0 takes a free one. Needs kc[metrics].", metavar="PORT", read=_integer),
+        _own("metrics_address", "127.0.0.1", _check_text, "The address of --metrics-port; others may read it, too, at 0.0.0.0.",
+             metavar="ADDRESS"),
         _own("demo", False, _check_boolean, "Run on a broker and sample messages inside this process; nothing else needed.",
              read=_boolean, flag=True),
         _own("demo_messages", None, optional(integer(1)), "Produce this many sample messages and end when all are finished.",

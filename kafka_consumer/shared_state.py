@@ -6,6 +6,7 @@ import logging
 import threading
 
 from kafka_consumer.batch_queue import BackupQueue, CompletionQueue, DeadLetterQueue, RunningFlag
+from kafka_consumer.calling import argument_of, processor_of, takes_messages
 from kafka_consumer.config import KafkaConsumerConfig, check_option, validate_config
 from kafka_consumer.errors import ConfigError
 from kafka_consumer.lifecycle import Lifecycle
@@ -49,6 +50,9 @@ class SharedState:
     def __init__(self, config: KafkaConsumerConfig) -> None:
         self.config = config
         self.redactor = Redactor(config.kafka_options)
+        self.processor = processor_of(config)  # what workers call, with argument(message, value)
+        self.argument = argument_of(config)
+        self.takes_messages = takes_messages(config)
         self.running = RunningFlag()
         self.shutdown_event = threading.Event()
         self.lifecycle = Lifecycle()

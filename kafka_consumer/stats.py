@@ -37,7 +37,8 @@ class Distribution(NamedTuple):
 class LatencySamples:
     """The last samples in seconds, and how all of them are distributed; any thread may add or ask.
 
-    A deque's append is atomic; the distribution has a lock, taken once a sample, which is once a chunk of messages. Copying a deque raises ``RuntimeError`` when another thread appends at that moment; then it is copied again.
+    A deque's append is atomic; copying one raises ``RuntimeError`` when another thread appends at that moment, then it is copied
+    again. The distribution has a lock, taken once a sample: once a chunk of messages, not for each of them.
     """
 
     def __init__(self) -> None:

@@ -55,7 +55,7 @@ def refusal(config: KafkaConsumerConfig, value: bytes | None) -> Exception | Non
     limit = config.max_message_size
     if len(value) > limit:
         return MessageTooLargeError(f"the value has {len(value):,} bytes; max_message_size is {limit:,}")
-    if config.value_encoding == "utf-8":
+    if config.only_text:
         try:
             value.decode()
         except UnicodeDecodeError as error:
@@ -90,7 +90,7 @@ class Worker:
         self._queue = shared_state.processing_queue
         self._results = shared_state.processed_queue
         self._config = shared_state.config
-        self._process = shared_state.config.processor_callable
+        self._process = shared_state.processor
         self._timed = shared_state.config.processing_timeout is not None
         self._chunk: Chunk | None = None
         self._todo: deque[int] = deque()  # indices of the chunk's messages that weren't begun
@@ -146,7 +146,7 @@ class Worker:
         self._queue.pace.measured((time.monotonic() - started) / len(done))
         return finished
 
-    def _run_fast(self, chunk: Chunk, values: list[bytes | None], todo: deque[int]) -> None:
+    def _run_fast(self, chunk: Chunk, values: list[Any], todo: deque[int]) -> None:
         process = self._process
         begin_next = todo.popleft
         while True:
@@ -169,18 +169,16 @@ class Worker:
                 index = todo.popleft()
                 self._since = time.monotonic()
                 self._calling = True
-            message = chunk.messages[index]
             calls = chunk.attempts
             error: Exception | None = None
             try:
-                value = message.value() if chunk.values is None else chunk.values[index]
-                refused = refusal(self._config, value)
+                argument, refused = self._argument(chunk, index)
             except Exception as crash:
                 raise LoopCrash(index) from crash
             if refused is None:
                 calls += 1
                 try:
-                    if (answer := self._process(value)) is not None:
+                    if (answer := self._process(argument)) is not None:
                         refuse_coroutine(answer)
                 except Exception as raised:  # noqa: BLE001 - whatever the user's function raises is a failed message
                     error = raised
@@ -194,6 +192,15 @@ class Worker:
                     return
             if error is not None:
                 self._failed(chunk, index, error, calls, final=refused is not None)
+
+    def _argument(self, chunk: Chunk, index: int) -> tuple[Any, Exception | None]:
+        """Return what the processor is called with, or why it isn't called."""
+        if chunk.values is not None:
+            return chunk.values[index], None
+        message = chunk.messages[index]
+        value = message.value()
+        refused = refusal(self._config, value)
+        return (None, refused) if refused is not None else (self.shared_state.argument(message, value), None)
 
     def _failed(self, chunk: Chunk, index: int, error: Exception, calls: int, *, final: bool = False) -> None:
         with self.lock:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.helpers import eventually
@@ -205,8 +206,11 @@ def test_half_a_processor_and_half_a_gigabyte_make_it_slower_and_nothing_else(
         kc.wait_ledger(10_000, timeout=120)
         real_kafka.wait_for_lag(topic, topic)
         seconds = time.monotonic() - begun
+        used = psutil.Process(kc.process.pid).cpu_times()
 
     note("limited_by", means)
+    note("processors_used", round((used.user + used.system) / seconds, 2))
+    assert (used.user + used.system) / seconds < 0.75
     note("messages_per_second", round(10_000 / seconds))
     assert kc.end() == 0
     assert sorted(kc.ledger()) == [value[:100] for value in values]

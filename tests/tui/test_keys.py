@@ -401,6 +401,8 @@ async def test_e_previews_and_seeks_the_partition_under_the_cursor():
         ("latest", "offsets are never processed", True),
         ("earliest", "to the log's start", True),
         ("2026-08-01T00:00", "the first offset at or after", True),
+        ("-2h", "at or after 2h ago", True),
+        ("-2 hours", "expected an offset", False),
         ("99999999999", "beyond the end", False),
         ("yesterday", "expected an offset", False),
         ("18220114", "stays at", True),

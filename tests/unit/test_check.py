@@ -7,12 +7,13 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from kafka_consumer.check import Finding, _ask, _check_kafka, _LastError
+from kafka_consumer.check_kafka import LastError, _mend, ask, check_kafka
+from kafka_consumer.finding import Finding
 from kafka_consumer.settings_sources import KAFKA
 
 SETTINGS: Any = {
     "bootstrap_servers": "broker:9092", "topic": "orders", "group_id": "billing", "stop_at_offset": None,
-    KAFKA: {"sasl.password": "marker-7"},
+    "demo": True, "on_offset_out_of_range": "fail", KAFKA: {"sasl.password": "marker-7"},
 }  # fmt: skip
 
 
@@ -21,10 +22,14 @@ class Answers:
 
     def __init__(self, topics: dict[str, Any], committed: list[TopicPartition] | KafkaException | None = None) -> None:
         self.topics = topics
+        self.log = (0, 10)
         self.answer = committed
 
     def list_topics(self, topic: str, timeout: float) -> Any:
         return SimpleNamespace(brokers={1: "broker"}, topics=self.topics)
+
+    def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:
+        return self.log
 
     def committed(self, partitions: list[TopicPartition], timeout: float) -> Any:
         if isinstance(self.answer, KafkaException):
@@ -32,38 +37,50 @@ class Answers:
         return self.answer
 
 
-def ask(consumer: Any) -> list[Finding]:
-    return list(_ask(consumer, SETTINGS, _LastError()))
+def findings(consumer: Any, **settings: Any) -> list[Finding]:
+    return list(ask(consumer, {**SETTINGS, **settings}, LastError()))
 
 
-def said(findings: list[Finding]) -> str:
-    return str(findings[-1])
+def said(found: list[Finding]) -> str:
+    return str(found[-1])
 
 
 def test_a_topic_that_the_brokers_do_not_know_is_named_with_what_to_do():
     unknown = SimpleNamespace(error=KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART), partitions={})
     for topics in ({"orders": unknown}, {"orders": SimpleNamespace(error=None, partitions={})}, {}):
-        found = ask(Answers(topics))
+        found = findings(Answers(topics))
         assert "topic orders" in said(found)
         assert "check --topic" in said(found)
 
 
 def test_a_group_that_may_not_be_read_is_named_and_no_secret_is_shown():
     refused = KafkaException(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED, "not for marker-7"))
-    found = ask(Answers({"orders": SimpleNamespace(error=None, partitions={0: "p"})}, refused))
+    found = findings(Answers({"orders": SimpleNamespace(error=None, partitions={0: "p"})}, refused))
     assert "group billing" in said(found)
     assert "marker-7" not in str(found)
 
 
 def test_committed_offsets_are_counted():
     committed = [TopicPartition("orders", 0, 5), TopicPartition("orders", 1, -1001)]
-    found = ask(Answers({"orders": SimpleNamespace(error=None, partitions={0: "p", 1: "p"})}, committed))
-    assert "offsets committed for 1 of 2 partitions" in said(found)
+    found = findings(Answers({"orders": SimpleNamespace(error=None, partitions={0: "p", 1: "p"})}, committed))
+    assert [str(finding) for finding in found[-2:]] == [
+        "✓ group billing: offsets committed for 1 of 2 partitions", "✓ lag: 5 messages",
+    ]  # fmt: skip
+
+
+def test_messages_that_are_gone_before_they_were_read_are_a_failure_unless_a_policy_says_where_to_go_on():
+    answers = Answers({"orders": SimpleNamespace(error=None, partitions={0: "p"})}, [TopicPartition("orders", 0, 5)])
+    for log, policy, good in (((5, 10), "fail", True), ((6, 10), "fail", False), ((6, 10), "earliest", True), ((0, 4), "fail", False)):
+        answers.log = log
+        found = findings(answers, on_offset_out_of_range=policy)
+        assert found[-1].good is good, (log, policy)
+    assert "orders-0 (committed 5, log 0 to 4)" in said(found)
+    assert "--on-offset-out-of-range earliest or latest" in said(found)
 
 
 def test_an_option_that_librdkafka_does_not_know_is_a_usage_error_without_its_value():
     settings: Any = {**SETTINGS, KAFKA: {"no.such.option": "marker-7"}}
-    found = list(_check_kafka(settings))
+    found = list(check_kafka(settings))
     assert "no.such.option" in said(found)
     assert "marker-7" not in str(found)
 
@@ -74,7 +91,17 @@ def test_a_stop_target_in_a_partition_that_does_not_exist_is_a_usage_error():
         ({("orders", 1): 5, ("other", 9): 5}, []),
         ({("orders", 1): 5, ("orders", 2): 5}, [2]),
     ):
-        given: Any = {**SETTINGS, "stop_at_offset": targets}
-        found = list(_ask(consumer, given, _LastError()))
+        found = findings(consumer, stop_at_offset=targets)
         assert [finding.exit_code for finding in found if not finding.good] == codes
         assert any("no such partition: orders-2; the topic has 2 partitions, 0 to 1" in str(f) for f in found) is bool(codes)
+
+
+def test_what_librdkafka_says_of_a_broker_leads_to_what_to_look_at():
+    for text, advice in (
+        ("SSL handshake failed: certificate verify failed", "ssl.ca.location"),
+        ("Failed to resolve 'nowhere:9092': Name or service not known", "DNS"),
+        ("Connect to ipv4#127.0.0.1:1 failed: Connection refused", "that the broker runs"),
+        ("Disconnected while requesting ApiVersion", "wants TLS or a login"),
+        ("timed out", "the network"),
+    ):
+        assert advice in _mend(text)

@@ -48,6 +48,9 @@ class AsyncConsumer:
     def unsubscribe(self) -> None:
         self.unsubscribed = True
 
+    def memberid(self) -> str | None:
+        return None
+
     def close(self) -> None:
         self.closed = True
 
@@ -279,14 +282,37 @@ def test_closing_fails_what_waits_and_what_comes_later():
         client.call(lambda: 1)  # the former owner, or a thread that has inherited its id
 
 
-@pytest.mark.parametrize(("partitions", "unsubscribed"), [([], True), ([0], False)])
-def test_a_member_without_partitions_unsubscribes_before_it_closes(partitions: list[int], unsubscribed: bool) -> None:
-    """Closing alone wouldn't make librdkafka leave the group."""
+@pytest.mark.parametrize(("partitions", "leaves", "unsubscribed"), [([], True, True), ([0], True, False), ([], False, False)])
+def test_a_member_without_partitions_unsubscribes_before_it_closes(
+    partitions: list[int], leaves: bool, unsubscribed: bool
+) -> None:
+    """Closing alone wouldn't make librdkafka leave the group; a static member is to stay in it."""
     consumer = AsyncConsumer()
     consumer.assigned = [TopicPartition("t", number) for number in partitions]
-    _client(consumer).close()
+    client = _client(consumer)
+    client._leaves = leaves
+    client.close()
     assert consumer.closed
     assert consumer.unsubscribed is unsubscribed
+
+
+def test_leaving_waits_for_a_rebalance_that_is_under_way() -> None:
+    class Rebalancing(AsyncConsumer):
+        polls = 0
+
+        def poll(self, timeout: float) -> None:
+            self.polls += 1
+
+        def memberid(self) -> str | None:
+            return "member" if self.polls < 3 else None
+
+    consumer = Rebalancing()
+    consumer.assigned = []
+    client = _client(consumer)
+    client._leaves = True
+    client.close()
+    assert consumer.polls == 3
+    assert consumer.closed
 
 
 def test_a_consumer_that_fails_to_close_leaves_nobody_waiting():

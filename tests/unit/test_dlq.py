@@ -30,7 +30,6 @@ from kafka_consumer.redrive_kafka import CONSUMER_ONLY, MANAGED, AbortedError, O
 from kafka_consumer.types import DeadLetter
 from tests.letters import DIFFICULT, FAILED_AT, HEADERS, dlq_rows, letter, letters_of, write_backup, write_dlq
 
-
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 
 
@@ -131,10 +130,14 @@ class TestReading:
     @pytest.mark.parametrize(
         ("column", "text", "told"),
         [
-            ("partition", "one", "expected partition to be a number"), ("offset", "", "expected offset"),
-            ("headers", "{", "expected headers"), ("headers", "5", "expected headers"),
-            ("headers", '[["a"]]', "expected headers"), ("attempts", "x", "expected attempts"),
-            ("worker_id", "x", "expected worker_id"), ("timestamp", "?", "expected timestamp"),
+            ("partition", "one", "expected partition to be a number"),
+            ("offset", "", "expected offset"),
+            ("headers", "{", "expected headers"),
+            ("headers", "5", "expected headers"),
+            ("headers", '[["a"]]', "expected headers"),
+            ("attempts", "x", "expected attempts"),
+            ("worker_id", "x", "expected worker_id"),
+            ("timestamp", "?", "expected timestamp"),
         ],
     )
     def test_a_field_that_kc_did_not_write_is_told(self, tmp_path: Path, column: str, text: str, told: str) -> None:
@@ -231,8 +234,10 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("path", "base"),
         [
-            ("dir/dlq_20261122_hour_14.csv", "dir/dlq.csv"), ("dlq_20261122_hour_14.csv.gz", "dlq.csv"),
-            ("dlq.v1_20261122_hour_14.csv.3.gz", "dlq.v1.csv"), ("a_20261122_hour_14/b.csv", "a_20261122_hour_14/b.csv"),
+            ("dir/dlq_20261122_hour_14.csv", "dir/dlq.csv"),
+            ("dlq_20261122_hour_14.csv.gz", "dlq.csv"),
+            ("dlq.v1_20261122_hour_14.csv.3.gz", "dlq.v1.csv"),
+            ("a_20261122_hour_14/b.csv", "a_20261122_hour_14/b.csv"),
             ("mine.csv", "mine.csv"),
         ],
     )
@@ -263,8 +268,11 @@ class TestFilter:
     @pytest.mark.parametrize(
         ("chosen", "offsets"),
         [
-            (Filter(), [0, 1, 2]), (Filter(errors={"KeyError"}), [1]), (Filter(topics={"orders"}), [0, 1]),
-            (Filter(keys={b"k1"}), [1]), (Filter(offsets={("orders", 0, 0), ("other", 0, 2), ("other", 0, 1)}), [0, 2]),
+            (Filter(), [0, 1, 2]),
+            (Filter(errors={"KeyError"}), [1]),
+            (Filter(topics={"orders"}), [0, 1]),
+            (Filter(keys={b"k1"}), [1]),
+            (Filter(offsets={("orders", 0, 0), ("other", 0, 2), ("other", 0, 1)}), [0, 2]),
             (Filter(errors={"ValueError"}, topics={"other"}), [2]),
         ],
     )
@@ -301,9 +309,7 @@ class TestLooking:
         assert (groups[1].first, groups[1].last) == ("2026-11-22T14:00:01+01:00", "2026-11-22T14:59:00+01:00")
 
     @pytest.mark.parametrize("terminal", [True, False])
-    def test_a_hostile_topic_and_error_are_text(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], terminal: bool
-    ) -> None:
+    def test_a_hostile_topic_and_error_are_text(self, tmp_path: Path, capsys: pytest.CaptureFixture[str], terminal: bool) -> None:
         hostile = letter(topic="[red]t\x1b[2J", error_type="[/]E\u202e")
         print_groups(groups_of(read(write_dlq(tmp_path / "dlq.csv", [hostile])), set()), as_json=False, terminal=terminal)
         shown = capsys.readouterr().out
@@ -320,9 +326,13 @@ class TestLooking:
 
     def test_a_dead_letter_is_shown_whole_and_inert(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         hostile = letter(
-            7, key=b"\xff", value="line 1\n\x1b]0;owned\x07[link=x]\u202eline 2\r".encode(),
+            7,
+            key=b"\xff",
+            value="line 1\n\x1b]0;owned\x07[link=x]\u202eline 2\r".encode(),
             headers=(("h\x1b", b"[bold]"), ("n", None)),
-            error_message="bad\nvery [/] bad", attempts=3, stack_trace="Traceback\n  \x1b[31mred\n",
+            error_message="bad\nvery [/] bad",
+            attempts=3,
+            stack_trace="Traceback\n  \x1b[31mred\n",
         )
         (message,) = read(write_dlq(tmp_path / "dlq.csv", [hostile]))
         print_message(message, redriven=True)
@@ -431,8 +441,15 @@ class TestJournal:
     @pytest.mark.parametrize(
         "line",
         [
-            b"garbage", b"[]", b"5", b'{"batch": 2, "sent": true}', b'{"batch": 1, "sent": "yes"}', b'{"processed": [5]}',
-            b'{"batch": 3, "cluster": "c", "marker": "m", "letters": [], "at": ""}', b'{"processed": ["xyz"]}', b"{}",
+            b"garbage",
+            b"[]",
+            b"5",
+            b'{"batch": 2, "sent": true}',
+            b'{"batch": 1, "sent": "yes"}',
+            b'{"processed": [5]}',
+            b'{"batch": 3, "cluster": "c", "marker": "m", "letters": [], "at": ""}',
+            b'{"processed": ["xyz"]}',
+            b"{}",
         ],
     )
     def test_a_damaged_journal_is_never_trusted(self, tmp_path: Path, line: bytes) -> None:

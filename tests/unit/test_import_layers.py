@@ -16,9 +16,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 FOUNDATION = {
-    "assignment", "batch_queue", "calling", "chunk", "commit_metadata", "config", "dead_letter", "decoding", "errors", "lifecycle",
-    "message_view", "option_checks", "ordered_queue",
-    "ports", "redaction", "refusals", "replay_bounds", "shared_state", "snapshot", "stats", "tracing", "types", "work_queue",
+    "assignment", "batch_queue", "calling", "chunk", "commit_metadata", "config", "dead_letter", "decoding", "errors",
+    "lifecycle", "message_view", "option_checks", "ordered_queue", "ports", "redaction", "refusals", "replay_bounds", "shared_state", "snapshot", "stats", "tracing", "types", "work_queue",
 }  # fmt: skip
 LOOPS = {
     "polling": {"failure_breaker", "intake", "out_of_range", "pausing", "poll_errors", "polling_thread", "rebalance", "replay", "stop_targets"},

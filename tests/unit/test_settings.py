@@ -63,6 +63,10 @@ EXAMPLES: dict[str, tuple[str, str, Any]] = {
     "max_failure_ratio": ("0.5", "0.5", 0.5),
     "shutdown_drain_seconds": ("60", "60", 60),
     "shutdown_timeout_seconds": ("4", "4", 4),
+    "decode": ("json", '"json"', "json"),
+    "schema_registry_url": ("http://registry:8081", '"http://registry:8081"', "http://registry:8081"),
+    "protobuf_type": ("app_under_test:E", '"app_under_test:E"', "app_under_test:E"),
+    "tracing": ("yes", "true", True),
     "kafka_options": (
         "client.id=x\nclient.rack=y", '{"client.id" = "x", "client.rack" = "y"}', {"client.id": "x", "client.rack": "y"}
     ),

@@ -72,6 +72,10 @@ def test_the_defaults_are_those_of_the_contract(mock_config: dict[str, Any]):
         "replay_commit": False,
         "max_rate": None,
         "fail_on_dlq": False,
+        "decode": "raw",
+        "schema_registry_url": None,
+        "protobuf_type": None,
+        "tracing": False,
         "kafka_options": {},
     }
     assert (config.worker_count, config.queue_size, config.log_level) == (10, 1000, "INFO")
