@@ -1,147 +1,106 @@
 """Run the contestants in turn on one broker and print medians, spread and ratios.
 
-  make bench                                  the quick comparison
-  python bench/compare.py --rounds 5 --scenarios A,G,B50 [--bootstrap HOST:PORT] [--scale 0.1] [--out FILE.json]
+  make bench                                  the quick comparison: A, G, B50, B200; a bare loop, a thread pool by hand, kc
+  python bench/compare.py --full              every scenario, every contestant that is installed
+  python bench/compare.py --rounds 5 --scenarios A,B50L --only raw,kc,aiokafka [--bootstrap HOST:PORT] [--scale 0.1]
+  python bench/compare.py --table FILE.json   the tables of an earlier run
 
 Per scenario: one topic for all; a warm-up run that doesn't count; then rounds whose order alternates, each run a process of its
-own. The host's speed drifts, so only figures of one table are comparable, and ratios more than rates.
+own. The host's speed drifts, so only figures of one table are comparable, and ratios more than rates. Before each run it waits
+for a quiet machine, and each run notes what others took of it.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import platform
-import statistics
-import subprocess
 import sys
-from dataclasses import dataclass
+import time
 from pathlib import Path
+from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-
-from load import load  # noqa: E402 - a sibling script
+from load import load
+from machine import HERE, broker, contestant, environment, keep, parser, scaled, tell, wait_until_quiet
+from peers import missing, python
+from report import table
+from scenarios import CONTESTANTS, QUICK, QUICK_CONTESTANTS, SCENARIOS, Scenario
 
 TIMEOUT_SECONDS = 300
 
 
-@dataclass(frozen=True)
-class Scenario:
-    """What is run: messages, their size, partitions, workers, the work; and who takes part."""
-
-    title: str
-    partitions: int
-    count: int
-    size: int
-    work: str
-    workers: int
-    contestants: tuple[str, ...]
-
-
-CONTESTANTS = {
-    "raw": ["run_raw.py"],
-    "kc": ["run_kc.py"],
-    "kc+backup": ["run_kc.py", "--backup"],
-}
-SCENARIOS = {
-    "A": Scenario("no-op, 100 B x 500k, 6 partitions, 8 workers", 6, 500_000, 100, "noop", 8, ("raw", "kc")),
-    "G": Scenario("as A, with the backup on", 6, 500_000, 100, "noop", 8, ("raw", "kc+backup")),
-    "B50": Scenario("5 ms wait x 20k, 6 partitions, 50 workers", 6, 20_000, 100, "sleep:5", 50, ("kc",)),
-    "B200": Scenario("5 ms wait x 20k, 6 partitions, 200 workers", 6, 20_000, 100, "sleep:5", 200, ("kc",)),
-}
-
-
-def run(contestant: str, bootstrap: str, topic: str, scenario: Scenario, count: int) -> dict[str, object]:
+def run(name: str, bootstrap: str, scenario: Scenario, count: int) -> dict[str, Any]:
     """Run one contestant once and return its line."""
-    script, *extra = CONTESTANTS[contestant]
+    who = CONTESTANTS[name]
+    most = min(count, who.most or count)
     command = [
-        sys.executable, str(HERE / script), "--bootstrap", bootstrap, "--topic", topic, "--count", str(count),
-        "--workers", str(scenario.workers), "--work", scenario.work, *extra,
+        str(python(who.environment)), str(HERE / who.script), "--bootstrap", bootstrap, "--topic", scenario.topic(count),
+        "--count", str(most), "--workers", str(scenario.workers), "--work", scenario.work, "--keys", str(scenario.keys),
+        *who.options,
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=environment, check=False)
-    try:
-        return dict(json.loads(done.stdout.strip().splitlines()[-1]))
-    except (IndexError, ValueError):
-        return {"error": f"exit {done.returncode}: {done.stderr.strip().splitlines()[-1:]}"}
+    return contestant(command, TIMEOUT_SECONDS)
 
 
-def compare(name: str, bootstrap: str, rounds: int, scale: float) -> list[dict[str, object]]:
-    """Run a scenario and print its table; returns every run."""
+def compare(name: str, bootstrap: str, rounds: int, scale: float, only: tuple[str, ...], quiet: float) -> list[dict[str, Any]]:
+    """Run a scenario; returns every run."""
     scenario = SCENARIOS[name]
-    count = max(1000, int(scenario.count * scale))
-    topic = f"bench-{count}x{scenario.size}-{scenario.partitions}"
-    load(bootstrap, topic, scenario.partitions, count, scenario.size)
-    run(scenario.contestants[0], bootstrap, topic, scenario, count)
-    runs: list[dict[str, object]] = []
+    names = [who for who in scenario.contestants if who in only]
+    if not names:
+        return []
+    count = scaled(scenario.count, scale)
+    load(bootstrap, scenario.topic(count), scenario.partitions, count, scenario.size, scenario.keys)
+    run(names[0], bootstrap, scenario, count)
+    runs: list[dict[str, Any]] = []
     for index in range(rounds):
-        order = scenario.contestants if index % 2 == 0 else scenario.contestants[::-1]
-        for contestant in order:
-            result = run(contestant, bootstrap, topic, scenario, count)
-            runs.append({**result, "scenario": name, "round": index, "contestant": contestant})
-            what = result.get("error") or result["messages_per_second"]
-            print(f"  {name} #{index} {contestant:10} {what}", file=sys.stderr, flush=True)
-    print(table(name, scenario, runs))
+        for who in names if index % 2 == 0 else names[::-1]:
+            if not wait_until_quiet(quiet):
+                tell(f"  the machine isn't quiet: {who} runs anyway")
+            result = run(who, bootstrap, scenario, count)
+            runs.append({**result, "scenario": name, "round": index, "contestant": who, "count": count})
+            what = result.get("error") or result.get("skipped") or f"{result['messages_per_second']:,.0f}/s"
+            others = f"others {result.get('other_cores', 0)}, stolen {result.get('stolen_cores', 0)} cores"
+            tell(f"  {time.strftime('%H:%M:%S')} {name} #{index} {who:22} {what}  ({others})")
+        names = [who for who in names if not any("skipped" in r for r in runs if r["contestant"] == who)]
     return runs
 
 
-def table(name: str, scenario: Scenario, runs: list[dict[str, object]]) -> str:
-    """Return a scenario's table in Markdown."""
-    kind, _, amount = scenario.work.partition(":")
-    rates = {c: sorted(_figures(runs, c, "messages_per_second")) for c in scenario.contestants}
-    if kind == "sleep":
-        base, base_name = scenario.workers / (float(amount) / 1e3), "the ideal"
-    else:
-        base, base_name = statistics.median(rates["raw"]) if rates.get("raw") else float("nan"), "raw"
-    lines = [
-        f"\n{name}: {scenario.title}; ratio to {base_name} ({base:,.0f}/s)\n",
-        f"| contestant | min | median | max | of {base_name} | CPU us/message | peak RSS MB | runs |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    for contestant in scenario.contestants:
-        found = rates[contestant]
-        if not found:
-            lines.append(f"| {contestant} | failed: {next(r['error'] for r in runs if r['contestant'] == contestant)} |")
-            continue
-        cpu = statistics.median(_figures(runs, contestant, "cpu_us_per_message"))
-        rss = statistics.median(_figures(runs, contestant, "peak_rss_mb"))
-        median = statistics.median(found)
-        rate = f"{found[0]:,.0f} | {median:,.0f} | {found[-1]:,.0f} | {median / base:.3f}"
-        lines.append(f"| {contestant} | {rate} | {cpu:.2f} | {rss:.0f} | {len(found)} |")
-    return "\n".join(lines)
-
-
-def _figures(runs: list[dict[str, object]], contestant: str, field: str) -> list[float]:
-    return [float(str(r[field])) for r in runs if r["contestant"] == contestant and "error" not in r]
+def _chosen(given: str | None, default: tuple[str, ...], known: dict[str, Any], option: str) -> tuple[str, ...]:
+    chosen = tuple(given.split(",")) if given else default
+    unknown = [name for name in chosen if name not in known]
+    if unknown:
+        raise SystemExit(f"expected {option} to be of {', '.join(known)}, got {', '.join(unknown)}")
+    return chosen
 
 
 def main() -> None:
     """Parse, start a broker unless one is given, compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bootstrap", default=os.environ.get("KC_TEST_BOOTSTRAP"), help="default: a broker of its own")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--scenarios", default="A,G,B50,B200")
-    parser.add_argument("--scale", type=float, default=1.0, help="factor on the number of messages")
-    parser.add_argument("--out", type=Path, help="write every run to this JSON file")
-    a = parser.parse_args()
-    unknown = [name for name in a.scenarios.split(",") if name not in SCENARIOS]
-    if unknown:
-        parser.error(f"expected --scenarios to be of {', '.join(SCENARIOS)}, got {', '.join(unknown)}")
-    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    runs: list[dict[str, object]] = []
-    if a.bootstrap:
-        for name in a.scenarios.split(","):
-            runs += compare(name, a.bootstrap, a.rounds, a.scale)
-    else:
-        from tests.kafka import LocalKafka
-
-        with LocalKafka(1) as broker:
-            for name in a.scenarios.split(","):
-                runs += compare(name, broker.bootstrap, a.rounds, a.scale)
-    if a.out:
-        a.out.write_text(json.dumps(runs, indent=1) + "\n")
+    options = parser(__doc__)
+    options.add_argument("--full", action="store_true", help="every scenario and contestant, and five rounds")
+    options.add_argument("--rounds", type=int)
+    options.add_argument("--scenarios", help=f"of {','.join(SCENARIOS)}")
+    options.add_argument("--only", help=f"contestants: of {','.join(CONTESTANTS)}")
+    options.add_argument("--quiet-wait", type=float, default=20.0, help="seconds to wait for a quiet machine before a run")
+    options.add_argument("--table", type=Path, help="print the tables of these results, and run nothing")
+    a = options.parse_args()
+    if a.table:
+        runs = json.loads(a.table.read_text())["runs"]
+        for name in dict.fromkeys(r["scenario"] for r in runs):
+            print(table(name, runs))
+        return
+    scenarios = _chosen(a.scenarios, tuple(SCENARIOS) if a.full else QUICK, SCENARIOS, "--scenarios")
+    only = _chosen(a.only, tuple(CONTESTANTS) if a.full else QUICK_CONTESTANTS, CONTESTANTS, "--only")
+    absent = {who: reason for who in only if (reason := missing(CONTESTANTS[who].environment)) is not None}
+    for who, reason in absent.items():
+        tell(f"{who} takes no part: {reason}")
+    only = tuple(who for who in only if who not in absent)
+    found = environment()
+    print(f"{found['cpu']}, {found['cores']} cores, Python {found['python']}, load {found['load_before']}")
+    sys.stdout.flush()
+    runs = []
+    with broker(a.bootstrap) as bootstrap:
+        for name in scenarios:
+            runs += compare(name, bootstrap, a.rounds or (5 if a.full else 3), a.scale, only, a.quiet_wait)
+            if any(r["scenario"] == name for r in runs):
+                print(table(name, runs), flush=True)
+            keep(a.out, "runs", runs)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Hold the console against its budget, in a real pseudo-terminal, on a real consumer and a real broker.
 
   make bench-console                          everything, with a broker of its own
-  python bench/console.py --blocks 60 [--quick] [--only screen|throughput] [--bootstrap HOST:PORT] [--out FILE.json]
+  python bench/console.py --blocks 30 [--quick] [--only screen|throughput] [--bootstrap HOST:PORT] [--out FILE.json]
 
 Processor time is that of the threads that the console adds to a consumer's process, or of the attached console's whole process;
 100 % is one core. A gap of the event loop is told without the time in which its thread waited for a processor that another
@@ -43,7 +43,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from load import load  # noqa: E402 - a sibling
+from figures import Figure, interval  # noqa: E402 - siblings
+from load import load  # noqa: E402
 
 from tui.socket_feed import WATCHED_SECONDS  # noqa: E402
 from tui.tempo import QUIET_SECONDS  # noqa: E402
@@ -54,41 +55,12 @@ PER_SECOND = 2000  # messages of the large consumer: every partition moves at ea
 LARGE_WORK = "sleep:400"  # so that 800 of 1,000 workers are busy
 ANSWER_SECONDS = 300.0
 SETTLE_SECONDS = 3.0
-BUSY_WORK = "loop:500"  # 10 microseconds or so
-BUSY_MESSAGES = 4_000_000  # for a minute and more
+BUSY_WORK = "loop:2500"  # 40 microseconds or so
+BUSY_MESSAGES = 3_000_000  # for two minutes
 SWITCH_SECONDS = 0.1  # from switching the console to the beginning of a window: what is under way ends
 WINDOW_SECONDS = 1.0  # two ticks
-DRAWINGS = 4000
 # The row under the cursor is drawn in reverse; its first cell is the pointer.
 CURSOR = re.compile(rb"\x1b\[(\d+);1H\x1b\[(?:\d+;)*7[;m][^>]{0,40}?>")
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A line of the table. ``limit``: what the figure may be; None where the budget has no word about it. ``between``: where
-    the figure may lie, by the scatter of what it is the median of.
-    """
-
-    what: str
-    figure: float
-    limit: float | None
-    unit: str
-    remark: str = ""
-    between: tuple[float, float] | None = None
-
-    def line(self) -> str:
-        digits = 2 if self.unit == "%" else 1
-        limit = "-" if self.limit is None else f"≤ {self.limit:g} {self.unit}"
-        verdict = {"": "", "met": "✓", "missed": "✗", "undecided": "?"}[self.verdict]
-        return f"| {self.what} | {self.figure:.{digits}f} {self.unit} | {limit} | {verdict} | {self.remark} |"
-
-    @property
-    def verdict(self) -> str:
-        if self.limit is None:
-            return ""
-        if self.between is not None and self.between[0] <= self.limit < self.between[1]:
-            return "undecided"
-        return "met" if self.figure <= self.limit else "missed"
 
 
 class Process:
@@ -156,9 +128,11 @@ class Process:
             self._chunks.clear()
 
     def ask(self, question: str) -> dict[str, Any]:
-        self._line.write(question + "\n")
-        self._line.flush()
-        answered = self._line.readline()
+        answered = ""
+        with contextlib.suppress(ConnectionError):
+            self._line.write(question + "\n")
+            self._line.flush()
+            answered = self._line.readline()
         if not answered:
             last = b"".join(data for _, data in self._chunks)[-500:]
             raise RuntimeError(f"{self.kind} ended with {self.process.wait(10)} instead of an answer to {question!r}: {last!r}")
@@ -189,7 +163,9 @@ class Stage:
 
 
 class Bench:
-    """The measurements. ``figures`` is the table, ``blocks`` each block of the throughput: calls a second by window."""
+    """The measurements. ``figures`` is the table, ``blocks`` each block of the throughput: calls a second by window, and
+    ``taken``, what the console's threads took of a core, in %.
+    """
 
     def __init__(self, bootstrap: str, *, blocks: int, quick: bool) -> None:
         self.bootstrap = bootstrap
@@ -197,7 +173,7 @@ class Bench:
         self.quick = quick
         self.figures: list[Figure] = []
         self.blocks: dict[str, list[dict[str, float]]] = {}
-        self.window = 1.5 if quick else 3.0
+        self.window = 1.5 if quick else 2.5
 
     def consumer(self, topic: str, partitions: int, workers: int, work: str) -> list[str]:
         return [
@@ -224,17 +200,16 @@ class Bench:
     # --- the screen -----------------------------------------------------------------------------------------------------------
 
     def screen(self) -> None:
-        few, many = "bench-console-few", "bench-console-many"
-        load(self.bootstrap, few, 6, 6, 100)
+        still, many = "bench-console-still", "bench-console-many"
+        load(self.bootstrap, still, MANY, MANY, 100)
         load(self.bootstrap, many, MANY, MANY * 400, 100)
         for kind in ("in-process", "attached"):
-            with self.stage(kind, self.consumer(few, 6, 8, "noop")) as stage:
+            with self.stage(kind, self.consumer(still, MANY, MANY, LARGE_WORK)) as stage:
                 stage.works.ask("go")
-                time.sleep(QUIET_SECONDS + SETTLE_SECONDS)
-                self.cpu(stage, "idle, 6 partitions, 8 workers", 2.0)
-            with self.stage(kind, self.consumer(many, MANY, MANY, LARGE_WORK)) as stage:
-                time.sleep(QUIET_SECONDS + SETTLE_SECONDS)
+                # One message each, a commit, rates that go down to 0; and some time without a change.
+                time.sleep(QUIET_SECONDS + 3 * SETTLE_SECONDS)
                 self.cpu(stage, f"idle, {MANY:,} partitions and workers", 2.0)
+            with self.stage(kind, self.consumer(many, MANY, MANY, LARGE_WORK)) as stage:
                 stage.works.ask(f"go {PER_SECOND}")
                 time.sleep(SETTLE_SECONDS)
                 self.large(stage)
@@ -331,10 +306,13 @@ class Bench:
         for name in order:
             stage.looks.ask("look on" if name == "on" else "look off")
             time.sleep(SWITCH_SECONDS)
-            before = stage.works.ask("calls")
+            cpu, before = stage.works.ask("cpu"), stage.works.ask("calls")
             time.sleep(WINDOW_SECONDS)
-            after = stage.works.ask("calls")
+            after, cpu_after = stage.works.ask("calls"), stage.works.ask("cpu")
             rates[name] = (after["calls"] - before["calls"]) / (after["at"] - before["at"])
+            if name == "on":
+                taken = sum(cpu_after[part] - cpu[part] for part in ("console", "control"))
+                rates["taken"] = taken / (cpu_after["at"] - cpu["at"]) * 100
             if after["calls"] > 0.98 * BUSY_MESSAGES:
                 raise SystemExit(f"{BUSY_MESSAGES:,} messages don't last for {self.wanted} blocks: give fewer")
         return rates
@@ -349,19 +327,15 @@ class Bench:
             if most is not None:
                 remark += f"; {statistics.median(base):,.0f} messages a second without"
             self.add(f"{what}, 8 workers, {name}", statistics.median(found), most, "%", remark, (low, high))
+        remark = "of a core: what is lost at least, where Python runs one thread at a time; it hardly depends on other processes"
+        taken = statistics.median(block["taken"] for block in blocks)
+        self.add(f"CPU of the threads that the console adds, 8 workers, {name}", taken, None, "%", remark)
 
     def add(
         self, what: str, figure: float, limit: float | None, unit: str, remark: str, between: tuple[float, float] | None = None
     ) -> None:
         self.figures.append(Figure(what, figure, limit, unit, remark, between))
         print(f"  {self.figures[-1].line()}", file=sys.stderr, flush=True)
-
-
-def interval(found: Sequence[float]) -> tuple[float, float]:
-    """Return where the median of such figures lies, in 95 of 100 drawings of as many with replacement."""
-    chance = random.Random(13)
-    medians = sorted(statistics.median(chance.choices(found, k=len(found))) for _ in range(DRAWINGS))
-    return medians[int(0.025 * DRAWINGS)], medians[int(0.975 * DRAWINGS)]
 
 
 @contextlib.contextmanager
@@ -378,14 +352,14 @@ def broker(bootstrap: str | None) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bootstrap", default=os.environ.get("KC_TEST_BOOTSTRAP"), help="default: a broker of its own")
-    parser.add_argument("--blocks", type=int, help="of the throughput; default: 15, with --quick 4")
+    parser.add_argument("--blocks", type=int, help="of the throughput; default: 20, with --quick 4")
     parser.add_argument("--quick", action="store_true", help="shorter windows, fewer of them: to see that it runs")
     parser.add_argument("--only", choices=("screen", "throughput"))
     parser.add_argument("--out", type=Path, help="write the figures and every block of the throughput to this JSON file")
     a = parser.parse_args()
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}\n", flush=True)
     with broker(a.bootstrap) as bootstrap:
-        bench = Bench(bootstrap, blocks=a.blocks or (4 if a.quick else 15), quick=a.quick)
+        bench = Bench(bootstrap, blocks=a.blocks or (4 if a.quick else 20), quick=a.quick)
         if a.only != "throughput":
             bench.screen()
         if a.only != "screen":

@@ -1,76 +1,71 @@
-"""kc, with everything on that makes it at least once: tracking of each message, dead letters, commits of what is contiguous.
-
-``--work async-noop`` and ``--work async-sleep:MILLISECONDS`` are coroutine functions: ``--workers`` of them are in flight.
-"""
+"""kc, with everything on that makes it at least once: tracking of each message, dead letters, commits of what is contiguous."""
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from common import FETCHING, Meter, arguments, finish, work
+from common import FETCHING, Meter, Work, arguments, finish, rss_mb, watched_consumer
 
+import kafka_consumer.client
 from kafka_consumer import KafkaConsumer, KafkaConsumerConfig
 
+LOOK_SECONDS = 0.2
 
-def async_work(spec: str) -> Callable[[Any], Awaitable[None]]:
-    """Return the user's function as a coroutine function; ``spec`` is one of ``common.work``'s."""
-    kind, _, amount = spec.partition(":")
-    if kind == "noop":
-
-        async def process(_value: Any) -> None:
-            pass
-
-    elif kind == "sleep":
-        seconds = float(amount) / 1e3
-
-        async def process(_value: Any) -> None:
-            await asyncio.sleep(seconds)
-
-    else:
-        raise SystemExit(f"expected --work to be async-noop or async-sleep:MILLISECONDS, got async-{spec!r}")
-    return process
-
-
-a = arguments("kc")
-meter = Meter()
-process = async_work(a.work.removeprefix("async-")) if a.work.startswith("async-") else work(a.work)
+a = arguments(
+    "kc",
+    executor={"choices": ("thread", "process", "asyncio"), "default": "thread"},
+    backup={"action": "store_true", "help": "write the backup files, too"},
+    queue_size={"type": int, "default": 10_000},
+    rss_at={"default": "", "help": "note the memory when so many messages are finished: 100000,500000"},
+)
+work, meter = Work(a.work, a.keys), Meter()
+processor: Any = {"thread": work.call, "process": work, "asyncio": work.coroutine}[a.executor]
+marks = [int(mark) for mark in a.rss_at.split(",") if mark]
+more: dict[str, Any] = {"rss_mb_at": {}} if marks else {}
 
 with tempfile.TemporaryDirectory() as folder:
     config = KafkaConsumerConfig(
         bootstrap_servers=a.bootstrap,
         topic=a.topic,
         group_id=a.group,
-        processor_callable=process,
+        processor_callable=processor,
+        executor=a.executor,
+        ordering=a.ordering,
         worker_count=a.workers,
         commit_interval_seconds=a.commit_interval,
-        queue_size=10_000,
+        queue_size=a.queue_size,
         backup_mode="best-effort" if a.backup else "off",
         backup_path=str(Path(folder) / "backup.csv"),
         dlq_path=str(Path(folder) / "dlq.csv"),
         log_level="ERROR",
         kafka_options=FETCHING,
     )
+    kafka_consumer.client.Consumer = watched_consumer(meter)
     consumer = KafkaConsumer(config)
     state = consumer.shared_state
     consumer.start()
     counters = state.counters
-    while not counters.polled:
-        time.sleep(0.0005)
-    meter.first()
+    looked_at = time.monotonic()
     while counters.polled < a.count:
         time.sleep(0.002)
+        while marks and counters.polled >= marks[0]:
+            more["rss_mb_at"][marks.pop(0)] = round(rss_mb(), 1)
+        if a.executor == "process" and time.monotonic() - looked_at > LOOK_SECONDS:
+            meter.look()
+            looked_at = time.monotonic()
+    for mark in marks:
+        more["rss_mb_at"][mark] = round(rss_mb(), 1)
+    meter.look()
     # The last message is polled: a clean stop drains, and makes the last commit at once, as the bare loop does.
     consumer.stop("all was polled")
     while counters.committed < a.count and not consumer.join(0.001):
         pass
     meter.end()
     consumer.join()
-    done = counters.processed
     if a.backup and counters.backup_written < a.count:
         raise SystemExit(f"the backup has {counters.backup_written} of {a.count} rows")
-    finish("kc", a, done, meter)
+    dead_letters = counters.dlq_written if work.kind == "fail" else None
+    finish("kc", a, counters.processed + counters.failed, meter, work=work, dead_letters=dead_letters, **more)

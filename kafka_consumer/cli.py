@@ -257,6 +257,9 @@ def invoke(arguments: list[str]) -> int:
         show_refusal(error, arguments)
         return error.exit_code
     except click.Abort:
+        if "--headless" in arguments:  # a signal ends a consumer with 0, however early it comes
+            click.echo("stopped by a signal before it began", err=True)
+            return EXIT_OK
         click.echo("interrupted", err=True)
         return EXIT_FAILURE
     except SystemExit as error:

@@ -29,6 +29,9 @@ TICK_SECONDS = 0.05  # how often results are taken in, at the least
 DLQ_WAIT_SECONDS = 0.1  # how long a commit waits for dead letters to reach the disk
 BACKUP_WAIT_SECONDS = 1.0  # how long a commit waits for a strict backup to reach the disk
 FINAL_PAUSE_SECONDS = 0.2  # between attempts of the last commit
+DURING_REBALANCE = {
+    KafkaError.REBALANCE_IN_PROGRESS, KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError.STALE_MEMBER_EPOCH,
+}  # fmt: skip
 HAND_FED_FINAL_SECONDS = 1.0
 
 
@@ -224,10 +227,11 @@ class Committer:
         try:
             answer = self._hand_over(points, offsets)
         except Exception as error:  # noqa: BLE001 - whatever the client raises: the loop goes on and tries again
-            if isinstance(error, KafkaException) and error.args:
-                self._learn_from(error.args[0])
+            cause = error.args[0] if isinstance(error, KafkaException) and error.args else None
+            if cause is not None:
+                self._learn_from(cause)
             self._counters.commit_failures += 1
-            self._log.error("commit failed, will be tried again: %s (%s)", _reason(error), _show(points))
+            self._log.log(_severity(cause), "commit failed, will be tried again: %s (%s)", _reason(error), _show(points))
             return False
         finally:
             self.committing = False
@@ -241,7 +245,7 @@ class Committer:
                 good = False
                 self._counters.commit_failures += 1
                 self._learn_from(reason)
-                self._log.error("commit of %s failed, will be tried again: %s", _show([point]), reason.str())
+                self._log.log(_severity(reason), "commit of %s failed, will be tried again: %s", _show([point]), reason.str())
                 continue
             messages, polled = point.assignment.settled(point, committed=True)
             self._counters.committed += messages
@@ -310,6 +314,12 @@ class Committer:
 def commit_loop(shared_state: SharedState, consumer: Committable) -> None:
     """Commit what comes through ``processed_queue`` on ``consumer`` until the consumer has stopped and the queue is empty."""
     Committer(shared_state, consumer, final_seconds=HAND_FED_FINAL_SECONDS).run()
+
+
+def _severity(error: Any) -> int:
+    """Return how bad a failed commit is: during a rebalance it is the way of things, the partition's owner commits after it."""
+    code = getattr(error, "code", None)
+    return logging.WARNING if callable(code) and code() in DURING_REBALANCE else logging.ERROR
 
 
 def _refused(answer: Any) -> dict[TopicPartitionKey, KafkaError]:

@@ -105,6 +105,7 @@ def _run_console(settings: Settings, *, read_only: bool, theme: str | None) -> i
     from kafka_consumer.control import serve as listen
     from kafka_consumer.demo import demo_files, demo_session
     from kafka_consumer.kafka_consumer import KafkaConsumer
+    from kafka_consumer.metrics_server import serve_metrics
     from tui.runtime import run_in_process
 
     log_everything()
@@ -113,7 +114,10 @@ def _run_console(settings: Settings, *, read_only: bool, theme: str | None) -> i
         for warning in settings.warnings:
             logger.warning("%s", warning)
         # First of all: where somebody listens already, nothing is begun.
-        with listen(consumer, completed["socket"]) if completed["socket"] is not None else contextlib.nullcontext():
+        with (
+            listen(consumer, completed["socket"]) if completed["socket"] is not None else contextlib.nullcontext(),
+            serve_metrics(consumer, completed["metrics_address"], completed["metrics_port"]),
+        ):
             if demo is not None:
                 demo.watch(consumer)
             code = run_in_process(

@@ -31,7 +31,7 @@ EXIT_FAILURE = 1
 GRACE_SECONDS = 5.0
 """How long the screen may take to end once it was told to; then the process ends without it."""
 SHOWN_LINES = 20
-GARBAGE = 20_000
+GARBAGE = 10_000
 """Objects made, and not ended, until the youngest are looked through for garbage; Python's own is 700."""
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))

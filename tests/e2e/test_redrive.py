@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
-from confluent_kafka.admin import (
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AclBinding,
     AclOperation,
     AclPermissionType,
@@ -314,7 +314,8 @@ def deny(kafka: Kafka, kind: ResourceType, name: str, operation: AclOperation) -
     wanted = [AclBinding(kind, name, pattern, "User:ANONYMOUS", "*", operation, AclPermissionType.DENY)]
     if kind is ResourceType.TOPIC:
         wanted.append(AclBinding(kind, name, pattern, "User:ANONYMOUS", "*", AclOperation.READ, AclPermissionType.ALLOW))
-    for answer in AdminClient({"bootstrap.servers": kafka.bootstrap}).create_acls(wanted).values():
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+    for answer in admin.create_acls(wanted).values():
         answer.result(10)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 MAX_WORKERS = 1000
+_AGO = re.compile(r"-(\d+(?:\.\d+)?[smhd])")
 NOT_DONE = (CommandState.REFUSED, CommandState.EXPIRED, CommandState.LOST_PARTITION)
 
 
@@ -169,7 +171,7 @@ class Operating(Screen[None]):
 
         text: tuple[Line, ...] = (
             ((f"Seek {name_partitions(targets)}", "title"),),
-            (("An offset, earliest, latest, or a time such as 2026-08-01T00:00.", "plain"),),
+            (("An offset, earliest, latest, a time such as 2026-08-01T00:00, or -2h: two hours ago.", "plain"),),
         )
         value = str(row.position) if row and row.position is not None else "latest"
         self.app.push_screen(Ask(lambda view: text, preview, value=value, yes="seek"), entered)
@@ -302,6 +304,7 @@ def read_number(text: str) -> float | None:
 
 def seek_target(text: str) -> str | int:
     """Return an offset as a number; earliest, latest and times as they are."""
+    text = text.strip()
     return int(text) if text.isdecimal() else text
 
 
@@ -311,11 +314,14 @@ def seek_preview(rows: Sequence[PartitionView], text: str) -> tuple[Sequence[Lin
     if not rows:
         return ((("⚠ not assigned any more", "warn"),),), False
     if not text.isdecimal() and text not in ("earliest", "latest"):
+        ago = _AGO.fullmatch(text)
         try:
-            datetime.fromisoformat(text)
+            if ago is None:
+                datetime.fromisoformat(text)
         except ValueError:
-            return ((("expected an offset, earliest, latest or an ISO time", "warn"),),), False
-        return (((f"Kafka looks up the first offset at or after {text}", "plain"),),), True
+            return ((("expected an offset, earliest, latest, an ISO time or -2h", "warn"),),), False
+        since = text if ago is None else f"{ago[1]} ago"
+        return (((f"Kafka looks up the first offset at or after {since}", "plain"),),), True
     lines: list[Line] = []
     good = True
     move: Callable[[PartitionView], tuple[str, str, bool]] = lambda row: _seek_move(row, text)  # noqa: E731
