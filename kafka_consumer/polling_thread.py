@@ -404,7 +404,7 @@ class Poller:
                 _, high = self._consumer.get_watermark_offsets(_tp(key), cached=True)
             except KafkaException:
                 continue
-            marks[key] = max(high, self.watermarks.get(key, 0))
+            marks[key] = max(high, self.watermarks.get(key, high))
         paused = sorted(self.pauses.told & set(marks))
         if paused:
             key = paused[int(now / WATERMARK_SECONDS) % len(paused)]
