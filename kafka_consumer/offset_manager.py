@@ -30,7 +30,7 @@ DLQ_WAIT_SECONDS = 0.1  # how long a commit waits for dead letters to reach the 
 BACKUP_WAIT_SECONDS = 1.0  # how long a commit waits for a strict backup to reach the disk
 FINAL_PAUSE_SECONDS = 0.2  # between attempts of the last commit
 DURING_REBALANCE = {
-    KafkaError.REBALANCE_IN_PROGRESS, KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError.STALE_MEMBER_EPOCH,
+    KafkaError.REBALANCE_IN_PROGRESS, KafkaError.ILLEGAL_GENERATION, KafkaError.STALE_MEMBER_EPOCH,
 }  # fmt: skip
 HAND_FED_FINAL_SECONDS = 1.0
 

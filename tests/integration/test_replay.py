@@ -181,7 +181,7 @@ def test_what_makes_no_sense_is_refused(tmp_path, options, said):
     assert said in str(error.value)
 
 
-# --- seek: the operator sends a running consumer elsewhere -----------------------------------------------------------------------
+# --- seek: the operator sends a running consumer elsewhere ----------------------------------------------------------
 
 
 def test_a_seek_back_repeats_and_commits_from_there(filled, live, seen):

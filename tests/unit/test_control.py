@@ -98,7 +98,10 @@ class TestCommands:
             (line("stop", type="snapshot"), "type: expected 'command', got 'snapshot'"),
             (line("seek", {"to": "earliest"}), "partitions: missing from args"),
             (line("seek", {"partitions": None, "to": 5}), "partitions: expected a list of [topic, partition], got null"),
-            (line("seek", {"partitions": [["t", 0]], "to": -1}), "to: expected an offset, earliest, latest, an ISO time or -2h, got -1"),
+            (
+                line("seek", {"partitions": [["t", 0]], "to": -1}),
+                "to: expected an offset, earliest, latest, an ISO time or -2h, got -1",
+            ),
             (line("seek", {"partitions": [["t", 0]], "to": "t:0:5"}), "to: expected an offset"),
             (line("redrive"), "records: missing from args"),
             (line("redrive", {"records": []}), "records: expected a list of [topic, partition, offset], got []"),

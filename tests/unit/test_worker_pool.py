@@ -763,7 +763,10 @@ def test_a_plain_function_that_returns_a_coroutine_has_done_nothing_and_fails(tm
     async def work(value: bytes | None) -> None:
         raise AssertionError("nobody runs it")
 
-    state = make_state(tmp_path, processor_callable=lambda value: work(value))
+    def plain(value: bytes | None) -> Any:
+        return work(value)
+
+    state = make_state(tmp_path, processor_callable=plain)
     with pool_of(state):
         state.processing_queue.put(_message(7))
         assert state.processed_queue.get(timeout=10) == (0, 7, "failed")
