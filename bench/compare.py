@@ -100,7 +100,7 @@ def main() -> None:
             runs += compare(name, bootstrap, a.rounds or (5 if a.full else 3), a.scale, only, a.quiet_wait)
             if any(r["scenario"] == name for r in runs):
                 print(table(name, runs), flush=True)
-            keep(a.out, "runs", runs)
+            keep(a.out, "runs", runs, a.scale)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def main() -> None:
             for amount in amounts:
                 points.append(measure(bootstrap, axis, amount, scaled(COUNT, a.scale), a.rounds))
                 tell(f"  {axis} {amount}: {points[-1]['cpu_us']} us")
-    keep(a.out, "growth", points)
+    keep(a.out, "growth", points, a.scale)
     print("\n\n".join(table(points, axis) for axis in AXES))
 
 

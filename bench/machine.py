@@ -84,8 +84,8 @@ def contestant(command: list[str], timeout: float) -> dict[str, Any]:
         process.communicate()
         return {"error": f"no result within {timeout:g} s"}
     except (IndexError, ValueError):
-        last = errors.strip().splitlines()[-1:]
-        return {"error": f"exit code {process.returncode}: {' '.join(last)[:200]}"}
+        last = " ".join(errors.strip().splitlines()[-1:]).replace(str(HERE.parent), ".")  # results may be published
+        return {"error": f"exit code {process.returncode}: {last[:200]}"}
     seconds, after = time.monotonic() - started, busy_seconds()
     mine = _childrens_seconds() - own
     result["other_cores"] = round(max(0.0, after[0] - worked[0] - mine) / seconds, 2)
@@ -124,12 +124,13 @@ def broker(bootstrap: str | None) -> Iterator[str]:
         yield kafka.bootstrap
 
 
-def keep(path: Path | None, section: str, value: Any) -> None:
-    """Put a section into the file of results, beside those that are there."""
+def keep(path: Path | None, section: str, value: Any, scale: float) -> None:
+    """Put a section, and the scale it was measured at, into the file of results, beside those that are there."""
     if path is None:
         return
     held = json.loads(path.read_text()) if path.exists() else {"environment": environment()}
     held[section] = value
+    held.setdefault("scales", {})[section] = scale
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".new")
     new.write_text(json.dumps(held, indent=1) + "\n")

@@ -148,7 +148,7 @@ def main() -> None:
                     "max": round(rates[-1]), "workers": workers, "messages": count,
                 })  # fmt: skip
                 tell(f"  {spec}, {number} members: {found[-1]['median']:,}/s")
-    keep(a.out, "members", found)
+    keep(a.out, "members", found, a.scale)
     print("\n\n".join(f"{spec}\n\n{table(found, spec)}" for spec in WORKS))
 
 

@@ -84,7 +84,7 @@ def main() -> None:
     a = parser(__doc__).parse_args()
     with broker(a.bootstrap) as bootstrap:
         series = measure(bootstrap, a.scale)
-    keep(a.out, "memory", series)
+    keep(a.out, "memory", series, a.scale)
     print(tables(series))
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import members
 import memory
 from machine import HERE
 from plots import bars, lines
-from report import NOISY_CORES, Row, base_of, counted, rows, table
+from report import ENOUGH_RUNS, NOISY_CORES, Row, base_of, counted, faster, rows, table
 from scenarios import CONTESTANTS, SCENARIOS
 
 DOCS = HERE.parent / "docs"
@@ -39,6 +40,12 @@ _HEAD = """\
 What kc costs and what it does a second, next to others on the same machine, under the same contract.
 """
 
+_TRIAL = """\
+**A trial: {why}. These figures show that the measurement runs, and nothing else.**
+"""
+
+ROUNDS = 5  # of which the page is made; with fewer it says so
+
 _CONTRACT = """\
 ## How it is measured
 
@@ -54,8 +61,9 @@ than {noisy:g} cores of the machine, the broker among them, are left out where t
 - "Of the ideal" is how near a rate comes to what it would be if nothing but the work took time: workers divided by the wait, or
   processes by the computing. Where the function does nothing, rates are compared with `raw`: a bare `consume()` loop that tracks
   nothing, has no workers, and can't fail over one message.
-- All that build on librdkafka get the same settings for fetching. Each contestant is set up as its documentation advises, and
-  where there was a choice, in the way that was faster here.
+- All that build on librdkafka get the same settings for fetching. What else each is given is in `bench/run_*.py`, and nobody was
+  tuned exhaustively. kc runs with `queue_size=10000` (its default is 1,000), the backup off except in G, all else by default. Of
+  pyrallel-consumer's settings two were tried, briefly; it got the one that was faster for it.
 - They don't promise the same. faststream's workers acknowledge before they process: at most once. aiokafka and faststream-batch
   get their concurrency from the handler, with a barrier after each batch, and no message fails alone. quixstreams does one
   message after the other. `raw` and `pool` are what one writes by hand, without care for rebalances. kc tracks each message, and
@@ -85,8 +93,8 @@ nothing. What is spent once on so many workers or partitions is shared out among
 
 _MEMBERS = """\
 One topic of {partitions} partitions, all members on this machine: they share its {cores} cores with each other and with the
-broker. A function that waits shows whether more members do more, as far as the cores go; one that does nothing can only show what sharing
-cores leaves, and says nothing about members on machines of their own.
+broker. A function that waits shows whether more members do more, as far as the cores go; one that does nothing can only show what
+sharing cores leaves, and says nothing about members on machines of their own.
 """
 
 
@@ -138,28 +146,27 @@ def verdict(found: list[Row]) -> str:
         if not mine or not others:
             continue
         best = mine[0]
-        # Ranges that overlap don't say who is faster.
-        faster = [row for row in others if row.rates[0] > best.rates[-1]]
-        like = [row for row in others if row.rates[0] <= best.rates[-1] and best.rates[0] <= row.rates[-1]]
-        slower = [row for row in others if row.rates[-1] < best.rates[0]]
+        ahead = [row for row in others if faster(row, best)]
+        behind = [row for row in others if faster(best, row)]
+        like = [row for row in others if row not in ahead and row not in behind]
         told = []
-        if faster:
-            told.append(
-                "slower than " + ", ".join(f"{row.contestant} ({row.median / best.median:.2f} times its rate)" for row in faster)
-            )
-        if like:
+        if ahead:
+            names = [f"{row.contestant} ({row.median / best.median:.2f} times its rate)" for row in ahead]
+            told.append("slower than " + ", ".join(names))
+        if like and min(len(row.rates) for row in [best, *like]) >= ENOUGH_RUNS:
             told.append("not to be told apart from " + ", ".join(row.contestant for row in like))
-        if slower:
-            told.append("faster than " + ", ".join(f"{row.contestant} ({best.median / row.median:.1f} times)" for row in slower))
-        name = f"{best.contestant}{', ' + what if what else ''}"
-        sentences.append(f"{name}: " + "; ".join(told) + ".")
+        if behind:
+            told.append("faster than " + ", ".join(f"{row.contestant} ({best.median / row.median:.1f} times)" for row in behind))
+        if told:
+            name = f"{best.contestant}{', ' + what if what else ''}"
+            sentences.append(f"{name}: " + "; ".join(told) + ".")
     plain, keyed_rows = ([row for row in ours if _keyed(row.contestant) == keyed] for keyed in (False, True))
     if plain and keyed_rows:
         sentences.append(f"The order of keys leaves kc {keyed_rows[0].median / plain[0].median:.0%} of its rate without one.")
     threads, backup = (next((row for row in ours if row.contestant == name), None) for name in ("kc", "kc+backup"))
     if threads and backup:
         sentences.append(f"With the backup kc keeps {backup.median / threads.median:.0%} of its rate.")
-    return " ".join(sentences) + "\n"
+    return " ".join(sentences) + "\n" if sentences else ""
 
 
 def _slower(runs: list[dict[str, Any]]) -> str:
@@ -168,9 +175,9 @@ def _slower(runs: list[dict[str, Any]]) -> str:
     for name in dict.fromkeys(r["scenario"] for r in runs):
         rated = [row for row in rows(name, runs) if row.rates and not _keyed(row.contestant)]
         ours = [row for row in rated if row.contestant.startswith("kc")]
-        faster = [row for row in rated if ours and not row.contestant.startswith("kc") and row.rates[0] > ours[0].rates[-1]]
-        if faster:
-            who = ", ".join(f"{row.contestant} {row.median / ours[0].median:.2f} x" for row in faster)
+        ahead = [row for row in rated if ours and not row.contestant.startswith("kc") and faster(row, ours[0])]
+        if ahead:
+            who = ", ".join(f"{row.contestant} {row.median / ours[0].median:.2f} x" for row in ahead)
             found.append(f"| {name} | {SCENARIOS[name].title} | {ours[0].contestant} | {who} |")
     if not found:
         return ""
@@ -257,10 +264,28 @@ def _members(found: list[dict[str, Any]], cores: int) -> list[str]:
     return parts
 
 
+def _trial(runs: list[dict[str, Any]], scales: Collection[float]) -> str:
+    """Say that these aren't the figures to go by, where they aren't."""
+    why = []
+    if any(r["count"] < SCENARIOS[r["scenario"]].count for r in runs):
+        why.append("fewer messages than the scenarios have")
+    elif min(scales, default=1.0) < 1:
+        why.append("shortened measurements")
+    rounds = max((r["round"] + 1 for r in runs), default=0)
+    if rounds < ROUNDS:
+        why.append(f"{rounds} round{'s' * (rounds != 1)} instead of {ROUNDS}")
+    return _TRIAL.format(why=" and ".join(why)) if why else ""
+
+
 def page(results: dict[str, Any]) -> str:
     """Return the page; its plots are written on the way."""
     runs = results.get("runs", [])
-    parts = [_HEAD, _environment(results["environment"], runs), _CONTRACT.format(noisy=NOISY_CORES)]
+    parts = [
+        _HEAD,
+        _trial(runs, results.get("scales", {}).values()),
+        _environment(results["environment"], runs),
+        _CONTRACT.format(noisy=NOISY_CORES),
+    ]
     if runs:
         parts += [_slower(runs), "## Throughput\n", *_scenarios(runs)]
     if "latency" in results:
@@ -287,9 +312,11 @@ def main() -> None:
         PUBLISHED.write_text('{"runs": [\n' + body + "\n]," + rest + "\n", encoding="utf-8")
     elif not PUBLISHED.exists():
         raise SystemExit("expected bench/published.json, or a file of results; make bench-full makes one")
-    for old in (DOCS / "pictures").glob(f"{PREFIX}*.svg"):
-        old.unlink()
-    (DOCS / "PERFORMANCE.md").write_text(page(json.loads(PUBLISHED.read_text())), encoding="utf-8")
+    text = page(json.loads(PUBLISHED.read_text()))
+    (DOCS / "PERFORMANCE.md").write_text(text, encoding="utf-8")
+    for plot in (DOCS / "pictures").glob(f"{PREFIX}*.svg"):
+        if plot.name not in text:
+            plot.unlink()
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def bars(title: str, rows: Sequence[tuple[str, float, float, float]], unit: str)
 
 def lines(title: str, series: dict[str, Sequence[tuple[float, float]]], x_label: str, y_label: str) -> str:
     """Return lines over logarithmic axes."""
-    left, right, top, bottom, height = 64, 24, 56, 48, 320
+    left, right, top, bottom, height = 64, 36, 56, 48, 320
     points = [point for one in series.values() for point in one]
     x_low, x_high = (bound(math.log10(x) for x, _ in points) for bound in (min, max))
     y_low, y_high = math.floor(min(math.log10(y) for _, y in points)), math.ceil(max(math.log10(y) for _, y in points))
@@ -91,7 +91,7 @@ def lines(title: str, series: dict[str, Sequence[tuple[float, float]]], x_label:
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{color}"/>' for x, y in places]
         if len(series) > 1:
             parts += [_line(legend, 40, legend + 18, 40, color, 3), _text(legend + 24, 44, name)]
-            legend += 48 + 7.5 * len(name)
+            legend += 46 + 6.4 * len(name)
     parts += [
         _text(WIDTH / 2, height - 8, x_label, anchor="middle"),
         _text(WIDTH - right, 22, y_label, anchor="end", color=PALE),

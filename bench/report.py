@@ -11,6 +11,7 @@ from scenarios import CONTESTANTS, SCENARIOS
 
 # Cores that others may take during a run, the broker among them, before the run is left out where two quiet ones remain.
 NOISY_CORES = 0.7
+ENOUGH_RUNS = 3  # of each of two contestants, to say which one is faster
 Run = dict[str, Any]
 
 
@@ -28,6 +29,11 @@ class Row:
     @property
     def median(self) -> float:
         return statistics.median(self.rates)
+
+
+def faster(one: Row, other: Row) -> bool:
+    """Whether a row is faster beyond doubt: enough runs of each, and none of the other's reaches any of its own."""
+    return min(len(one.rates), len(other.rates)) >= ENOUGH_RUNS and one.rates[0] > other.rates[-1]
 
 
 def counted(runs: Sequence[Run]) -> list[Run]:

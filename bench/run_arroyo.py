@@ -6,6 +6,7 @@ Dead letters go to a topic, through its ``KafkaDlqProducer``.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from arroyo.backends.kafka import KafkaConsumer, KafkaProducer

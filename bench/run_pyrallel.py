@@ -2,8 +2,8 @@
 
 ``max_in_flight`` is both how many calls run and how many messages are held: at the number of workers it pauses and resumes its
 partitions all the time. So without an order it may hold more, and the function itself lets only so many run, as its user would
-write it: five times as fast. With the order of keys it is the other way round, and it gets what is best there, too. One attempt a
-message; dead letters go to a topic.
+write it: several times as fast when both were tried, briefly. With the order of keys it was the other way round, and it gets what
+was faster there, too. One attempt a message; dead letters go to a topic.
 """
 
 from __future__ import annotations

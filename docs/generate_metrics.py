@@ -45,9 +45,9 @@ Where the system tells them, prometheus-client adds the process's own: `process_
 
 ## Prometheus and Grafana
 
-[deploy/prometheus/prometheus.yml](../deploy/prometheus/prometheus.yml) scrapes a consumer on this machine,
-[deploy/prometheus/alerts.yml](../deploy/prometheus/alerts.yml) has the alerts, and
-[deploy/grafana/kc.json](../deploy/grafana/kc.json) is a dashboard to import.
+`deploy/prometheus/prometheus.yml` scrapes a consumer on this machine,
+`deploy/prometheus/alerts.yml` has the alerts, and
+`deploy/grafana/kc.json` is a dashboard to import.
 """
 
 

@@ -33,6 +33,7 @@ _BASE_DESCRIPTORS = 128  # connections to the brokers, files, consoles, what the
 _DESCRIPTORS_A_PROCESS = 6
 _SOCKET_SECONDS = 1.0
 
+
 def check(settings: Settings) -> Iterator[Finding]:
     """Yield the findings as they are made."""
     problems = list(settings.problems)
@@ -110,8 +111,8 @@ def _check_files(values: Mapping[str, Any]) -> Iterator[Finding]:
     for folder in folders.values():
         free = shutil.disk_usage(folder).free
         if free < LEAST_FREE_BYTES:
-            yield Finding(False, f"disk of {folder}: {_size(free)} free, expected {_size(LEAST_FREE_BYTES)} or more: make room, or "
-                                 "see --backup-retention-hours and --backup-compress")  # fmt: skip
+            text = f"disk of {folder}: {_size(free)} free, expected {_size(LEAST_FREE_BYTES)} or more"
+            yield Finding(False, f"{text}: make room, or see --backup-retention-hours and --backup-compress")
         else:
             yield Finding(True, f"disk of {folder}: {_size(free)} free")
 
@@ -140,7 +141,8 @@ def _check_limits(values: Mapping[str, Any]) -> Finding:
         needed += _DESCRIPTORS_A_PROCESS * values["worker_count"]
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit != resource.RLIM_INFINITY and limit < needed:
-        return Finding(False, f"limits: {limit:,} open files, expected {needed:,} or more: ulimit -n {needed} (systemd: LimitNOFILE=)", 2)
+        text = f"limits: {limit:,} open files, expected {needed:,} or more"
+        return Finding(False, f"{text}: ulimit -n {needed} (systemd: LimitNOFILE=)", 2)
     shown = "any number of open files" if limit == resource.RLIM_INFINITY else f"{limit:,} open files"
     return Finding(True, f"limits: {shown}, {count(needed, 'file')} expected at the most")
 
@@ -174,7 +176,8 @@ def _check_port(address: str, port: int) -> Finding:
             probe.bind((address, port))
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or "no address of this machine"
-            return Finding(False, f"metrics: can't listen on {address!r}, port {port}: {reason}; choose another --metrics-port", 2)
+            text = f"metrics: can't listen on {address!r}, port {port}: {reason}"
+            return Finding(False, f"{text}; choose another --metrics-port", 2)
     return Finding(True, f"metrics: port {port} on {address} is free")
 
 

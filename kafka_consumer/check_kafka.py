@@ -1,4 +1,4 @@
-"""The part of ``kc check`` that asks the brokers: reachable, let in, the topic, its partitions, the group, what is left to read."""
+"""The part of ``kc check`` that asks the brokers: reachable, let in, topic, partitions, group, what is left to read, rights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AclOperation, AdminClient
+from confluent_kafka.admin import AclOperation, AdminClient  # type: ignore[attr-defined]
 
 from kafka_consumer.finding import Finding, count
 from kafka_consumer.kafka_properties import mask_values
@@ -39,17 +39,18 @@ def check_kafka(settings: Settings) -> Iterator[Finding]:
         **for_librdkafka(settings[KAFKA]), "bootstrap.servers": settings["bootstrap_servers"], "group.id": settings["group_id"],
         "enable.auto.commit": False, "allow.auto.create.topics": False, "error_cb": said,
     }  # fmt: skip
-    logger = logging.Logger("kafka_consumer.librdkafka.check")  # of this check alone: what it says goes nowhere else
-    logger.addHandler(said)
+    _quiet.addHandler(said)
     try:
-        consumer = Consumer(options, logger=logger)
+        consumer = Consumer(options, logger=_quiet)
     except KafkaException as error:
+        _quiet.removeHandler(said)
         yield Finding(False, f"kafka options: {mask_values(error.args[0].str(), settings[KAFKA])}", 2)
         return
     try:
-        yield from ask(consumer, settings, said)
+        yield from ask(consumer, settings.values, said)
     finally:
         consumer.close()
+        _quiet.removeHandler(said)
 
 
 class LastError(logging.Handler):
@@ -170,23 +171,25 @@ def _check_logs(consumer: Any, committed: list[TopicPartition], settings: Mappin
                 gone.append(f"{partition.topic}-{partition.partition} (committed {partition.offset:,}, log {low:,} to {high:,})")
     except KafkaException as error:
         reason = Redactor(settings[KAFKA]).redact(error.args[0].str())
-        yield Finding(False, f"topic {settings['topic']}: where its log begins and ends isn't answered: {reason}; allow this user "
-                             "to read the topic")  # fmt: skip
+        text = f"topic {settings['topic']}: where its log begins and ends isn't answered: {reason}"
+        yield Finding(False, f"{text}; allow this user to describe the topic")
         return
     policy = settings["on_offset_out_of_range"]
     if gone:
         shown = ", ".join(gone[:5]) + (f" and {len(gone) - 5} more" if len(gone) > 5 else "")
-        text = f"offsets that aren't in the log any more: {shown}"
-        mend = "; say where to go on: --on-offset-out-of-range earliest or latest" if policy == "fail" else f"; goes on at {policy}"
-        yield Finding(policy != "fail", text + mend)
+        mend = "say where to go on: --on-offset-out-of-range earliest or latest" if policy == "fail" else f"goes on at {policy}"
+        yield Finding(policy != "fail", f"offsets that aren't in the log any more: {shown}; {mend}")
     elif committed:
-        yield Finding(True, f"lag: {count(lag, 'message')}" + (f" in {_MOST_LOGS} partitions" if len(committed) > _MOST_LOGS else ""))
+        where = f" in {_MOST_LOGS} partitions" if len(committed) > _MOST_LOGS else ""
+        yield Finding(True, f"lag: {count(lag, 'message')}{where}")
 
 
 def _check_rights(settings: Mapping[str, Any]) -> Iterator[Finding]:
     """Ask what this user may do; brokers that don't tell are taken at their word for the rest."""
     topic, group = settings["topic"], settings["group_id"]
-    options = {name: value for name, value in for_librdkafka(settings[KAFKA]).items() if name in _LOGIN or name.startswith(("ssl.", "sasl."))}
+    given = for_librdkafka(settings[KAFKA])
+    # Options of a consumer would be refused, or warned about; what matters here is who asks.
+    options = {name: value for name, value in given.items() if name in _LOGIN or name.startswith(("ssl.", "sasl."))}
     try:
         admin = AdminClient({**options, "bootstrap.servers": settings["bootstrap_servers"]}, logger=_quiet)
         asked = {

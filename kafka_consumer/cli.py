@@ -113,12 +113,15 @@ def config_command(ctx: click.Context, /, **given: Any) -> None:
     ctx.exit(print_lines(settings.problems, EXIT_USAGE))
 
 
-@cli.command("check", cls=GroupedCommand, context_settings=_CONTEXT, epilog="""\b
+_CHECK_EXAMPLES = """\b
 Exit codes: 0 all is well, 1 not now (a broker, the disk), 2 never as it is configured.
 Examples:
   kc check --config billing/kc.toml
   kc check --demo --processor app:handle               your function, without a broker
-""")
+"""
+
+
+@cli.command("check", cls=GroupedCommand, context_settings=_CONTEXT, epilog=_CHECK_EXAMPLES)
 @consumer_options
 @click.pass_context
 def check_command(ctx: click.Context, /, **given: Any) -> None:
@@ -138,12 +141,15 @@ def check_command(ctx: click.Context, /, **given: Any) -> None:
     ctx.exit(max(codes, default=EXIT_OK))
 
 
-@cli.command("status", cls=GroupedCommand, context_settings=_CONTEXT, epilog="""\b
+_STATUS_EXAMPLES = """\b
 Exit codes: 0 it answers, 1 it can't be reached.
 Examples:
   kc status --socket run/kc.sock --watch
   kc status --socket run/kc.sock --json | jq '.partitions[] | {partition, lag}'
-""")
+"""
+
+
+@cli.command("status", cls=GroupedCommand, context_settings=_CONTEXT, epilog=_STATUS_EXAMPLES)
 @click.option("--socket", "path", metavar="PATH", default=None, help="The socket of the consumer. [default: the setting]")
 @click.option("--json", "as_json", is_flag=True, help="The snapshot as one line of JSON.")
 @click.option("--watch", is_flag=True, help="Again every second, until interrupted.")

@@ -1,7 +1,7 @@
 """Shell completion: the script that ``kc completion`` prints, and what an option's value is completed with.
 
-The shell asks ``kc`` itself at each press of the tab key (``_KC_COMPLETE=… kc``), so options, commands and choices are always those
-of the installed version.
+The shell asks ``kc`` itself at each press of the tab key (``_KC_COMPLETE=… kc``), so options, commands and choices are always
+those of the installed version.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def script(shell: str) -> str:
 @click.command("completion", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion_command(shell: str) -> None:
-    """Print the script that completes the options and commands of kc and kc-tui.
+    r"""Print the script that completes the options and commands of kc and kc-tui.
 
     \b
       bash   eval "$(kc completion bash)"                                in ~/.bashrc

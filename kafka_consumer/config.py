@@ -129,7 +129,7 @@ def _show(name: str, value: Any) -> str:
     """Return the value for a message: short, and never one of kafka_options."""
     if name == "kafka_options":
         return f"{type(value).__name__} {SECRET}"
-    text = without_passwords(repr(value)) if name == "bootstrap_servers" else repr(value)
+    text = without_passwords(repr(value)) if name in ("bootstrap_servers", "schema_registry_url") else repr(value)
     return text if len(text) <= 120 else text[:117] + "..."
 
 
@@ -304,7 +304,7 @@ class KafkaConsumerConfig:
             value = getattr(self, name, None)
             if name == "kafka_options" and isinstance(value, Mapping):
                 value = dict.fromkeys(value, SECRET)
-            elif name == "bootstrap_servers":
+            elif name in ("bootstrap_servers", "schema_registry_url") and value is not None:
                 value = without_passwords(value)
             shown.append(f"{name}={value!r}")
         return f"KafkaConsumerConfig({', '.join(shown)})"

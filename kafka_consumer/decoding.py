@@ -115,7 +115,7 @@ def _again(kind: type[Decoding], processor: str | Callable[[Any], Any], decode: 
 class Decoder:
     """Makes an object of a message's value; any thread may call it.
 
-    The registry's client, with its cache of schemas, is shared; the deserializers are each thread's own.
+    All share one deserializer: its caches have locks, and what one thread has asked the registry no other has to.
     """
 
     def __init__(self, how: str, registry: Mapping[str, Any] | None, protobuf_type: str | None) -> None:
@@ -123,9 +123,8 @@ class Decoder:
         self._registry = registry
         self._protobuf_type = protobuf_type
         self._lock = threading.Lock()  # guards the two below
-        self._client: Any = None
+        self._deserialize: Callable[[Any, Any], Any] | None = None
         self._away_since: float | None = None
-        self._own = threading.local()
         self._known: set[bytes] = set()  # ids of schemas that have been used: no need to ask for them; single atomic steps
 
     def __getstate__(self) -> tuple[Any, ...]:
@@ -167,7 +166,9 @@ class Decoder:
     def prepare(self) -> None:
         """Build what decodes, without asking the registry. Errors: whatever the registry's client raises for its settings."""
         if self._registry is not None:
-            self._own.deserialize = self._deserializer()
+            with self._lock:
+                if self._deserialize is None:
+                    self._deserialize = self._deserializer()
 
     def knows(self, message: Message) -> bool:
         """Whether this can be decoded without asking the registry."""
@@ -176,33 +177,29 @@ class Decoder:
     def _deserialized(self, message: Message) -> Any:
         from confluent_kafka.serialization import MessageField, SerializationContext
 
-        deserialize = getattr(self._own, "deserialize", None)
-        if deserialize is None:
-            deserialize = self._own.deserialize = self._deserializer()
+        if self._deserialize is None:  # in a worker process
+            self.prepare()
+        assert self._deserialize is not None  # noqa: S101 - for the type checker: prepare() has set it
         context = SerializationContext(message.topic, MessageField.VALUE, list(message.headers))
-        return deserialize(message.value, context)
+        return self._deserialize(message.value, context)
 
     def _deserializer(self) -> Callable[[Any, Any], Any]:
-        client = self._shared_client()
+        from confluent_kafka.schema_registry import SchemaRegistryClient
+
+        client = SchemaRegistryClient(dict(self._registry or {}))
         kind: Any
         if self._how == "avro":
             from confluent_kafka.schema_registry.avro import AvroDeserializer as kind  # noqa: N813 - one name for three
         elif self._how == "json":
             from confluent_kafka.schema_registry.json_schema import JSONDeserializer as kind  # noqa: N813
+
             kind = functools.partial(kind, None)
         else:
             from confluent_kafka.schema_registry.protobuf import ProtobufDeserializer as kind  # noqa: N813
+
             kind = functools.partial(kind, _protobuf_type(self._protobuf_type or ""), {"use.deprecated.format": False})
         made: Callable[[Any, Any], Any] = kind(schema_registry_client=client)
         return made
-
-    def _shared_client(self) -> Any:
-        from confluent_kafka.schema_registry import SchemaRegistryClient
-
-        with self._lock:
-            if self._client is None:
-                self._client = SchemaRegistryClient(dict(self._registry or {}))
-            return self._client
 
     def _wait(self, reason: str, pause: float) -> None:
         """The registry is away: wait a moment. Errors: ``RegistryUnavailableError`` when it has been for too long."""

@@ -143,12 +143,16 @@ def _problems() -> Problems:
 _FILES = click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path())
 
 
-@click.group("dlq", context_settings=_CONTEXT)
-def dlq() -> None:
+@click.group("dlq", context_settings=_CONTEXT, invoke_without_command=True, short_help="Dead letters: list, show, send again.")
+@click.pass_context
+def dlq(ctx: click.Context) -> None:
     """Look at dead letters, and send them to their topic or through the processor again."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(EXIT_USAGE)
 
 
-@dlq.command("list", cls=GroupedCommand, context_settings=_CONTEXT)
+@dlq.command("list", cls=GroupedCommand, context_settings=_CONTEXT, short_help="Count them by hour, error and topic.")
 @_FILES
 @_filters
 @_deed("--json", "as_json", is_flag=True, help="One line: a list of objects.")
@@ -171,7 +175,7 @@ def list_command(ctx: click.Context, /, files: tuple[str, ...], as_json: bool, *
     ctx.exit(_reading(work))
 
 
-@dlq.command("show", cls=GroupedCommand, context_settings=_CONTEXT)
+@dlq.command("show", cls=GroupedCommand, context_settings=_CONTEXT, short_help="Payload, headers and stack trace.")
 @_FILES
 @_filters
 @_deed("--last", metavar="N", type=click.IntRange(1), help="The last N of them. [default: 1, or all that --offset names]")
@@ -210,7 +214,7 @@ def show_command(
     ctx.exit(_reading(work))
 
 
-@dlq.command("redrive", cls=GroupedCommand, context_settings=_CONTEXT)
+@dlq.command("redrive", cls=GroupedCommand, context_settings=_CONTEXT, short_help="Send them to their topic again.")
 @_FILES
 @_filters
 @_deed("--to-topic", metavar="TOPIC", help="Send them to this topic. [default: the topic they came from]")
@@ -257,7 +261,9 @@ def redrive_command(
     ctx.exit(_reading(work))
 
 
-@click.command("replay-backup", cls=GroupedCommand, context_settings=_CONTEXT)
+@click.command(
+    "replay-backup", cls=GroupedCommand, context_settings=_CONTEXT, short_help="Call the processor with backed-up messages."
+)
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path())
 @some_options(*_PROCESSING, "dlq_path", "max_rate", *_LOGGING)
 @click.pass_context
@@ -278,7 +284,7 @@ def replay_command(ctx: click.Context, /, files: tuple[str, ...], **given: Any) 
     ctx.exit(_reading(work))
 
 
-@click.command("init", context_settings=_CONTEXT)
+@click.command("init", context_settings=_CONTEXT, short_help="Write a kc.toml and a sample processor.")
 @click.argument("folder", metavar="[FOLDER]", default=".", type=click.Path())
 @click.pass_context
 def init_command(ctx: click.Context, /, folder: str) -> None:

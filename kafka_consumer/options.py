@@ -73,7 +73,7 @@ def _option(setting: Setting) -> Callable[[F], F]:
         setting.option, setting.key, cls=GroupedOption, section=setting.section, metavar=setting.metavar,
         multiple=setting.multiple, default=None, help=text,
         shell_complete=lambda _ctx, _param, incomplete: values_of(setting, incomplete),
-    )
+    )  # fmt: skip
 
 
 def consumer_options(command: F) -> F:

@@ -104,6 +104,7 @@ class Poller:
     def step(self) -> None:
         """Poll once, or wait once."""
         self.beat_at = time.monotonic()
+        self.partitions.look_for_membership(self._consumer)
         self._serve()
         if self.breaker.look():
             self.pauses.operator = None

@@ -21,6 +21,8 @@ from kafka_consumer.types import TopicPartitionKey
 COMMITTED_SECONDS = 10.0  # how long a new assignment may wait for the group's committed offsets
 REVOKE_SECONDS = 5.0  # how long a revocation waits for the messages in the workers' hands, at the most
 STEP_SECONDS = 0.01
+MEMBERSHIP_SECONDS = 1.0  # how often one that has heard nothing of the group looks whether that knows it
+_METADATA = b"CGMDv2:"
 
 
 Reaction: TypeAlias = Callable[[Any, list[TopicPartition]], None]
@@ -48,6 +50,7 @@ class Partitions:
         self.subscribed = False  # partitions come from the group; without it, each is taken as it appears
         self.ever_assigned = False
         self.member = False  # the group knows us, be it as one who waits for partitions; read by other threads
+        self._looked_at = 0.0
         self.starts: Mapping[TopicPartitionKey, int] = {}  # where partitions begin when they are assigned for the first time
         self.only: frozenset[TopicPartitionKey] | None = None  # what is taken of that which is assigned; None: all of it
         self._begun: set[TopicPartitionKey] = set()
@@ -61,6 +64,19 @@ class Partitions:
         if assignment is None and not self.subscribed:
             assignment = self._open(key, None)
         return assignment
+
+    def look_for_membership(self, consumer: Any) -> None:
+        """Find out whether the group knows us: with ``group.protocol=consumer`` a member without partitions gets no callback."""
+        now = time.monotonic()
+        if self.member or not self.subscribed or now - self._looked_at < MEMBERSHIP_SECONDS:
+            return
+        self._looked_at = now
+        # What transactions send to the brokers: a version, then the generation, which is -1 until the group has answered.
+        ask = getattr(consumer, "consumer_group_metadata", None)
+        metadata = ask() if ask is not None else None
+        if isinstance(metadata, bytes) and metadata.startswith(_METADATA):
+            generation = int.from_bytes(metadata[len(_METADATA) : len(_METADATA) + 4], "little", signed=True)
+            self.member = generation >= 0
 
     def renew(self, key: TopicPartitionKey) -> Assignment:
         """Begin anew after the log jumped back (a seek, a recreated topic): what is in flight belongs to the past."""

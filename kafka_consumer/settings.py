@@ -149,7 +149,7 @@ def show(key: str, value: Any) -> str:
         return "true" if value else "false"
     if key == "stop_at_offset" and isinstance(value, Mapping):
         return " ".join(f"{topic}:{partition}:{offset}" for (topic, partition), offset in value.items())
-    if key == "bootstrap_servers":
+    if key in ("bootstrap_servers", "schema_registry_url"):
         return without_passwords(value)
     if isinstance(value, float):
         return f"{value:g}"

@@ -38,7 +38,7 @@ class Watched(Protocol):
 
 
 class Notifier:
-    """Sends messages to the socket of ``environ``, and takes what is about it out of there: child processes aren't the service."""
+    """Sends messages to the socket that ``environ`` names, and takes its name away: child processes aren't the service."""
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
         self._address = environ.pop("NOTIFY_SOCKET", "")

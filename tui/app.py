@@ -13,17 +13,15 @@ from textual.binding import BindingType
 from textual.driver import Driver
 from textual.screen import Screen
 
-from kafka_consumer.snapshot import Snapshot
-from tui.bindings import KEYS, bindings
+from tui.bindings import Key, bindings, keys_of
 from tui.clock import Clock
-from tui.commands import CommandState, CommandView
+from tui.commands import CommandView
 from tui.feed import Feed
-from tui.health import judge
 from tui.screens.base import Shows
 from tui.screens.main import MainScreen
 from tui.text import clean
-from tui.trends import Trends
 from tui.view import View
+from tui.watched import Watched
 
 THEMES = ("textual-dark", "textual-light", "ansi-dark", "ansi-light")
 TICK_SECONDS = 0.5
@@ -56,19 +54,16 @@ class ConsoleApp(App[int]):
     ) -> None:
         no_color = bool(os.environ.get("NO_COLOR"))
         super().__init__(driver_class=driver_class, ansi_color=no_color)
-        self.feed = feed
         self.clock = clock or Clock()
-        self.trends = Trends()
+        self.watched = Watched(feed, self.clock)
+        """The consumer that is shown."""
         self._tick_seconds = tick_seconds
         self._on_mounted = on_mounted
         self._may_draw = may_draw
         if output is not None:
             # Textual would throw away what the processor prints.
             self._capture_stdout = self._capture_stderr = cast("Any", output)
-        self._snapshot: Snapshot | None = None
         self._frozen_at: float | None = None
-        self._frozen_history: tuple[CommandView, ...] = ()
-        self._told: set[str] = set()
         self.crash: str | None = None
         """How the app crashed: the traceback without values; None while it hasn't."""
         # Without colours the terminal's own must be used: the other themes would paint greys.
@@ -76,7 +71,12 @@ class ConsoleApp(App[int]):
 
     def get_default_screen(self) -> Screen[None]:
         """Return the main screen."""
-        return MainScreen()
+        return MainScreen(self.watched.feed)
+
+    @property
+    def feed(self) -> Feed:
+        """The feed of the consumer that is shown."""
+        return self.watched.feed
 
     def on_mount(self) -> None:
         """Start the one timer."""
@@ -105,29 +105,14 @@ class ConsoleApp(App[int]):
 
     def make_view(self) -> View:
         """Return the view of this moment. A frozen view asks for no snapshot: none is built then."""
-        now = self.clock.monotonic()
-        feed = self.feed
-        if self._frozen_at is None:
-            found = feed.latest()
-            if found is not None:
-                self._snapshot = found
-                self.trends.feed(found)
-        snapshot, age = self._snapshot, feed.age
-        frozen_for = None if self._frozen_at is None else now - self._frozen_at
-        history = feed.history()
-        verdict = judge(snapshot, self.trends, None if frozen_for is not None else age, feed.problem)
-        return View(
-            snapshot=snapshot, verdict=verdict, trends=self.trends, changes=self.trends.changes, clock=self.clock, age=age,
-            frozen_for=frozen_for, role=feed.role, source=feed.source, read_only=feed.read_only, problem=feed.problem,
-            last_command=history[-1] if history else None, history=history,
-        )  # fmt: skip
+        if not self.frozen:
+            self.watched.look()
+        return self.watched.view(self.frozen_for)
 
     def _tell(self, view: View) -> None:
         """Say once, where it can't be missed, that a command didn't succeed."""
-        for command in view.history:
-            if command.final and command.state is not CommandState.APPLIED and command.id not in self._told:
-                self._told.add(command.id)
-                self.say(f"{command.summary}: {command.state.value.replace('_', ' ')}: {command.reason}", severity="warning")
+        for command in self.watched.failures(view):
+            self.say(failure(command), severity="warning")
 
     def say(self, text: str, *, severity: str = "information") -> None:
         """Show a short message; data in it is shown as data."""
@@ -146,6 +131,11 @@ class ConsoleApp(App[int]):
     def frozen(self) -> bool:
         """Whether the view is frozen."""
         return self._frozen_at is not None
+
+    @property
+    def frozen_for(self) -> float | None:
+        """For how many seconds the view has been frozen; None: it is live."""
+        return None if self._frozen_at is None else self.clock.monotonic() - self._frozen_at
 
     def freeze(self, frozen: bool) -> None:
         """Freeze the view or let it live."""
@@ -178,20 +168,23 @@ class ConsoleApp(App[int]):
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Every action of the table that isn't about moving, for the palette."""
-        for key in KEYS:
+        for key in self.keys():
             if key.group == "Move" or key.id in ("palette", "interrupt", "interrupt.other"):
                 continue
             target = "app" if key.where != "main" else "screen"
             yield SystemCommand(key.title, key.tooltip, self._palette_call(f"{target}.{key.action}"))
 
+    def keys(self) -> Iterable[Key]:
+        """Return the keys that do something here."""
+        return keys_of(several=False)
+
     def _palette_call(self, action: str) -> Callable[[], None]:
         def call() -> None:
-            main = self.main
-            if action.startswith("app.") or main is None:
+            if action.startswith("app."):
                 self.run_worker(self.run_action(action), exit_on_error=True)
             else:
-                # From a page or a dialog too, the action is the main screen's.
-                self.run_worker(self.run_action(action.removeprefix("screen."), main), exit_on_error=True)
+                # From a page or a dialog too, the action is that of the screen below.
+                self.run_worker(self.run_action(action.removeprefix("screen."), self.screen_stack[0]), exit_on_error=True)
 
         return call
 
@@ -208,10 +201,15 @@ class ConsoleApp(App[int]):
         super()._print_error_renderables()
 
 
+def failure(command: CommandView) -> str:
+    """Return what became of a command that didn't succeed."""
+    return f"{command.summary}: {command.state.value.replace('_', ' ')}: {command.reason}"
+
+
 def crash_report() -> str:
     """Return the current exception's traceback without locals, every character of it harmless."""
     lines = traceback.format_exc().splitlines()
     return "\n".join(clean(line, 2_000) for line in lines)
 
 
-__all__ = ["THEMES", "ConsoleApp", "crash_report"]
+__all__ = ["THEMES", "ConsoleApp", "crash_report", "failure"]

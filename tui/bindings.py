@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from textual.binding import Binding, BindingType
@@ -16,7 +16,8 @@ class Key:
     """A binding.
 
     ``hint``: its name on the last line of the screen (empty: not shown there); ``changes``: it acts on the consumer;
-    ``dangerous``: it asks before it acts, stating the effect; ``where``: the main screen, the application, or always.
+    ``dangerous``: it asks before it acts, stating the effect; ``where``: the main screen, the application, always, or
+    ``several`` (the application, where several consumers are attached).
     """
 
     id: str
@@ -32,6 +33,7 @@ class Key:
 
 
 LOOK, MOVE, ACT, LEAVE = "Look", "Move", "Act on the consumer", "Leave"
+SEVERAL = "Several consumers"
 
 KEYS: tuple[Key, ...] = (
     Key("help", ("question_mark", "f1"), "help", "Help", "All keys, and what they do", LOOK, hint="help"),
@@ -71,6 +73,18 @@ KEYS: tuple[Key, ...] = (
         changes=True, dangerous=True),
     Key("stop", ("T",), "stop", "Stop", "Drain, commit and stop the consumer; asks first", ACT, hint="stop", changes=True,
         dangerous=True),
+    Key("consumers", ("0",), "consumers", "All consumers",
+        "All consumers, with several --attach: a row for each, and their sums", SEVERAL, hint="all", where="several"),
+    Key("consumer.next", ("n",), "consumer(1)", "Next consumer", "To the next consumer, with several --attach", SEVERAL,
+        hint="next", where="several"),
+    Key("consumer.previous", ("b",), "consumer(-1)", "Previous consumer", "To the consumer before, with several --attach",
+        SEVERAL, where="several"),
+    Key("several.pause", ("P",), "pause_several", "Pause or resume several",
+        "Among all consumers: pause or resume the marked ones, or all; asks first", SEVERAL, changes=True, dangerous=True,
+        where="several"),
+    Key("several.stop", ("D",), "stop_several", "Stop several",
+        "Among all consumers: drain, commit and stop the marked ones, or all; asks first", SEVERAL, changes=True,
+        dangerous=True, where="several"),
     Key("quit", ("q",), "quit", "Quit", "Detach from a running consumer; in its own process: drain or cancel", LEAVE,
         hint="quit", where="app"),
     Key("interrupt", ("ctrl+c",), "quit", "Quit", "The same as q", LEAVE, where="priority"),
@@ -93,11 +107,19 @@ def shown_key(key: Key) -> str:
     return key_name(key.keys[0])
 
 
-def bindings(*where: str) -> list[BindingType]:
-    """Return the bindings of the table that belong to ``main`` (the main screen), ``app`` or ``priority`` (always)."""
+def keys_of(*, several: bool) -> list[Key]:
+    """Return the keys of a console that shows one consumer, or several."""
+    return [key for key in KEYS if several or key.where != "several"]
+
+
+def bindings(*where: str, only: Collection[str] | None = None) -> list[BindingType]:
+    """Return the bindings of the table that belong to ``main`` (the main screen), ``app``, ``priority`` (always) or ``several``.
+
+    ``only``: of these, those with one of these ids.
+    """
     found: list[BindingType] = []
     for key in KEYS:
-        if key.where not in where:
+        if key.where not in where or (only is not None and key.id not in only):
             continue
         found.append(
             Binding(
@@ -113,10 +135,12 @@ def bindings(*where: str) -> list[BindingType]:
     return found
 
 
-def groups() -> Iterable[tuple[str, list[Key]]]:
-    """Return the groups of the table with their keys, in order."""
-    for group in (LOOK, MOVE, ACT, LEAVE):
-        yield group, [key for key in KEYS if key.group == group]
+def groups(*, several: bool = True) -> Iterable[tuple[str, list[Key]]]:
+    """Return the groups of the table with their keys, in order; those of ``several`` consumers where they are wanted."""
+    for group in (LOOK, MOVE, ACT, SEVERAL, LEAVE):
+        keys = [key for key in keys_of(several=several) if key.group == group]
+        if keys:
+            yield group, keys
 
 
 def effect(key: Key) -> str:

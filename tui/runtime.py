@@ -15,7 +15,7 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TextIO, cast
 
 from textual.driver import Driver
@@ -24,6 +24,7 @@ from kafka_consumer.logs import PlainFormatter
 from kafka_consumer.snapshot import Snapshot
 from tui.app import ConsoleApp
 from tui.feed import Feed, FeedBase, LocalFeed
+from tui.several import make_app
 from tui.terminal import ConsoleDriver, Output, own_terminal
 
 EXIT_OK = 0
@@ -51,8 +52,8 @@ class Consumer(Protocol):
 class Session:
     """One run of the console. Signals arrive in a queue that a thread reads: a handler may do no more."""
 
-    def __init__(self, feed: Feed, consumer: Consumer | None, *, theme: str | None, output: Output) -> None:
-        self._feed = feed
+    def __init__(self, feeds: Sequence[Feed], consumer: Consumer | None, *, theme: str | None, output: Output) -> None:
+        self._feeds = feeds
         self._consumer = consumer
         self._output = output
         self._theme = theme
@@ -72,8 +73,8 @@ class Session:
     def run(self) -> int:
         """Run the screen until it ends; return 1 when it crashed, else what it was told to end with."""
         # The driver is made by the application; this is how it is found again.
-        app = self.app = ConsoleApp(
-            self._feed, theme=self._theme, driver_class=cast("type[Driver]", ConsoleDriver), on_mounted=self._mounted,
+        app = self.app = make_app(
+            self._feeds, theme=self._theme, driver_class=cast("type[Driver]", ConsoleDriver), on_mounted=self._mounted,
             may_draw=self._may_draw, output=cast("TextIO", self._output),
         )  # fmt: skip
         self._spawn(self._guard_the_end, "kc-console-guard")
@@ -205,17 +206,19 @@ class _Keeping(logging.Handler):
             self.handleError(record)
 
 
-def run_attached(feed: FeedBase, *, theme: str | None = None) -> int:
-    """Show a running consumer until the operator detaches; return the exit code."""
+def run_attached(*feeds: FeedBase, theme: str | None = None) -> int:
+    """Show a running consumer, or several, until the operator detaches; return the exit code."""
     output = Output()
-    typed = cast("Feed", feed)
-    typed.start()
+    typed = [cast("Feed", feed) for feed in feeds]
+    for feed in typed:
+        feed.start()
     try:
         session = Session(typed, None, theme=theme, output=output)
         with session.handling_signals(), own_terminal(output):
             code = session.run()
     finally:
-        typed.close()
+        for feed in typed:
+            feed.close()
     if session.stuck:
         os._exit(code)
     if not session.speechless:
@@ -237,7 +240,7 @@ def run_in_process(
     """
     output = Output()
     feed = LocalFeed(consumer, read_only=read_only)
-    session = Session(feed, consumer, theme=theme, output=output)
+    session = Session([feed], consumer, theme=theme, output=output)
     with session.handling_signals(), _log_kept_from_the_screen(output, start_logging) as kept:
         consumer.start()
         feed.start()

@@ -15,7 +15,8 @@ from tui.trends import Trends
 class View:
     """``age`` is seconds since the snapshot came, ``frozen_for`` since the operator froze the view (None: it is live).
 
-    ``trends`` lives on; ``changes`` are its own, as they were at this tick.
+    ``trends`` lives on; ``changes`` are its own, as they were at this tick. ``consumers``: all of them, where several are
+    attached; the other fields are those of the one that is shown.
     """
 
     snapshot: Snapshot | None
@@ -31,3 +32,14 @@ class View:
     problem: str | None
     last_command: CommandView | None
     history: tuple[CommandView, ...] = ()
+    consumers: tuple[ConsumerView, ...] = ()
+
+
+@dataclass(frozen=True)
+class ConsumerView:
+    """One of several attached consumers; ``number`` counts from 0 in the order of the command line."""
+
+    number: int
+    name: str
+    view: View
+    shown: bool

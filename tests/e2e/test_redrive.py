@@ -88,6 +88,21 @@ def redrive(folder: Path, kafka: Kafka, *arguments: str) -> tuple[int, str, str]
     return process.returncode, out, err
 
 
+def journal_lines(folder: Path, mark: bytes) -> int:
+    """Return how many lines of the journal hold this."""
+    path = folder / "dlq.csv.redriven"
+    return path.read_bytes().count(mark) if path.exists() else 0
+
+
+def wait_for(process: subprocess.Popen[str], folder: Path, mark: bytes, count: int) -> None:
+    """Wait until so many lines of the journal hold this; fail when the process ends before."""
+    deadline = time.monotonic() + 60
+    while journal_lines(folder, mark) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 def journal_size(folder: Path) -> int:
     path = folder / "dlq.csv.redriven"
     return path.stat().st_size if path.exists() else 0
@@ -106,14 +121,13 @@ def test_a_redrive_of_a_thousand_killed_twice_in_the_middle_repeats_none_and_los
     write_dlq(tmp_path / "dlq_20261122_hour_14.csv", letters[400:])
 
     for _ in range(2):
-        # 20 at a time: between two kills there are batches that were sent, and mostly one that is in doubt.
-        process = kc(tmp_path, real_kafka, "dlq", "redrive", "--yes", "--max-rate", "400")
-        before = journal_size(tmp_path)
-        wanted = before + chance.randrange(4_000, 14_000)
-        deadline = time.monotonic() + 60
-        while journal_size(tmp_path) < wanted:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
+        process = kc(tmp_path, real_kafka, "dlq", "redrive", "--yes", "--max-rate", "100")
+        # Two to four batches of 50 more; then the next one is begun, and the kill falls anywhere within it.
+        wanted = journal_lines(tmp_path, b'"sent": true') + chance.randrange(2, 5)
+        wait_for(process, tmp_path, b'"sent": true', wanted)
+        begun = journal_lines(tmp_path, b'"letters"')
+        wait_for(process, tmp_path, b'"letters"', begun + 1)
+        time.sleep(chance.uniform(0, 0.03))
         process.kill()
         process.communicate()
         seen = len(read_committed(real_kafka, topic))

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from kafka_consumer import check as check_module
 from kafka_consumer import cli
 from kafka_consumer.file_lock import FileLocks
 
@@ -88,12 +87,12 @@ def files_in_use(set_up: SetUp, cleanup: ExitStack) -> None:
 
 def a_full_disk(_: SetUp, cleanup: ExitStack) -> None:
     patch = cleanup.enter_context(pytest.MonkeyPatch.context())
-    patch.setattr(check_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=3 * 1024 * 1024))
+    patch.setattr("kafka_consumer.check.shutil.disk_usage", lambda folder: SimpleNamespace(free=3 * 1024 * 1024))
 
 
 def few_open_files(_: SetUp, cleanup: ExitStack) -> None:
     patch = cleanup.enter_context(pytest.MonkeyPatch.context())
-    patch.setattr(check_module.resource, "getrlimit", lambda which: (64, resource.RLIM_INFINITY))
+    patch.setattr("kafka_consumer.check.resource.getrlimit", lambda which: (64, resource.RLIM_INFINITY))
 
 
 def no_broker(set_up: SetUp, _: ExitStack) -> None:
@@ -110,7 +109,7 @@ def no_such_partition(set_up: SetUp, _: ExitStack) -> None:
 
 def a_missing_extra(set_up: SetUp, cleanup: ExitStack) -> None:
     patch = cleanup.enter_context(pytest.MonkeyPatch.context())
-    patch.setattr(check_module.importlib.util, "find_spec", lambda name: None)
+    patch.setattr("kafka_consumer.check.importlib.util.find_spec", lambda name: None)
     set_up.more = ["--metrics-port", "0"]
 
 

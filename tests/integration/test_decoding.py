@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import io
 import json
 import pickle
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,14 +27,22 @@ from tests.fakes import FakeMessage
 from tests.helpers import eventually, make_config, make_state
 from tests.integration.conftest import TOPIC
 
-ORDER = {"type": "record", "name": "Order", "fields": [{"name": "id", "type": "int"}, {"name": "customer", "type": "string"}]}
-JSON_SCHEMA = {"type": "object", "properties": {"id": {"type": "integer"}}, "required": ["id"]}
-STRING_VALUE = 'syntax = "proto3"; package google.protobuf; message StringValue { string value = 1; }'
-SCHEMAS = {
+ORDER: dict[str, Any] = {
+    "type": "record",
+    "name": "Order",
+    "fields": [{"name": "id", "type": "int"}, {"name": "customer", "type": "string"}],
+}
+JSON_SCHEMA: dict[str, Any] = {"type": "object", "properties": {"id": {"type": "integer"}}, "required": ["id"]}
+SCHEMAS: dict[int, dict[str, str]] = {
     1: {"schema": json.dumps(ORDER)},
     2: {"schema": json.dumps(JSON_SCHEMA), "schemaType": "JSON"},
-    3: {"schema": STRING_VALUE, "schemaType": "PROTOBUF"},
 }
+
+
+def serialized_protobuf() -> str:
+    from tests.protobuf_order import FILE
+
+    return base64.b64encode(FILE.SerializeToString()).decode()
 
 
 def framed(schema: int, data: bytes) -> bytes:
@@ -59,8 +69,12 @@ class Registry:
             def do_GET(self) -> None:
                 registry.asked.append(self.path)
                 registry.logins.append(self.headers.get("Authorization"))
-                number = int(self.path.partition("?")[0].rpartition("/")[2])
-                status, answer = 200, SCHEMAS.get(number)
+                found = re.fullmatch(r"/schemas/ids/(\d+)", self.path.partition("?")[0])
+                number = int(found[1]) if found else 0
+                status = 200
+                answer: dict[str, Any] | None = SCHEMAS.get(number)
+                if number == 3:  # asked for with format=serialized
+                    answer = {"schema": serialized_protobuf(), "schemaType": "PROTOBUF"}
                 if registry.status is not None:
                     status, answer = registry.status, {"error_code": registry.status * 100, "message": "not now"}
                 elif answer is None:
@@ -177,13 +191,15 @@ class Methods:
 
 
 def test_who_wants_a_message():
-    assert all(map(wants_message, (by_name, functools.partial(by_name, extra=1), Methods().method, Methods(), unknown)))
-    assert not any(map(wants_message, (plain, bare, stranger, bytes.decode, print, lambda value: value)))
+    yes: list[Any] = [by_name, functools.partial(by_name, extra=1), Methods().method, Methods(), unknown]
+    no: list[Any] = [plain, bare, stranger, bytes.decode, print, lambda value: value]
+    assert [wants_message(processor) for processor in yes] == [True] * len(yes)
+    assert [wants_message(processor) for processor in no] == [False] * len(no)
 
 
 def test_a_message_of_the_same_name_from_elsewhere_is_none_of_ours():
     space: dict[str, Any] = {"Message": FakeMessage}
-    exec("def process(message: 'Message'): ...", space)  # noqa: S102 - a module with another Message in it
+    exec("def process(message: 'Message'): ...", space)  # a module with another Message in it
     assert not wants_message(space["process"])
 
 
@@ -277,6 +293,25 @@ def test_avro_is_decoded_with_the_writers_schema_which_is_asked_for_once(broker,
     assert len(registry.asked) <= 2 * life.consumer.config.worker_count, "expected the schema to be kept"
 
 
+@pytest.mark.parametrize("executor", ["thread", "asyncio"])
+def test_a_schema_that_is_known_needs_no_registry_in_any_thread(broker, live, registry, executor):
+    collect = Collect()
+    broker.produce(TOPIC, 0, avro(id=1, customer="c"))
+    life = live(
+        processor_callable=collect.take_async if executor == "asyncio" else collect.take, decode="avro", executor=executor,
+        schema_registry_url=registry.url,
+    )  # fmt: skip
+    life.wait_committed(1)
+    registry.status = 503
+    asked = len(registry.asked)
+    for partition in range(3):
+        for number in range(10):
+            broker.produce(TOPIC, partition, avro(id=number, customer="c"))
+    life.wait_committed(11)
+    eventually(lambda: len(collect.seen) == 31)
+    assert len(registry.asked) == asked
+
+
 def test_what_is_not_avro_and_a_schema_that_does_not_exist_are_dead_letters_and_the_processor_is_not_called(
     broker, live, registry
 ):
@@ -306,16 +341,17 @@ def test_json_with_a_registry_is_validated(broker, live, registry):
 
 
 def test_protobuf_is_decoded_into_the_class(broker, live, registry):
-    from google.protobuf.wrappers_pb2 import StringValue
+    from tests.protobuf_order import ORDER_INDEX, Order
 
     collect = Collect()
-    broker.produce_many(TOPIC, 0, [framed(3, b"\0" + StringValue(value="hello").SerializeToString()), framed(3, b"\0\xff\xff")])
+    good = ORDER_INDEX + Order(customer="é").SerializeToString()
+    broker.produce_many(TOPIC, 0, [framed(3, good), framed(3, ORDER_INDEX + b"\xff\xff"), None])
     life = live(
         processor_callable=collect.take, decode="protobuf", schema_registry_url=registry.url,
-        protobuf_type="google.protobuf.wrappers_pb2:StringValue",
+        protobuf_type="tests.protobuf_order:Order", worker_count=1,
     )  # fmt: skip
-    life.wait_committed(2)
-    assert [value.value for value in collect.seen] == ["hello"]
+    life.wait_committed(3)
+    assert [value if value is None else (type(value), value.customer) for value in collect.seen] == [(Order, "é"), None]
     assert [row["error_type"] for row in life.dead_letters()] == ["DecodeError"]
 
 
@@ -364,8 +400,8 @@ def test_worker_processes_have_a_registry_client_of_their_own(broker, live, regi
     out = tmp_path / "seen"
     broker.produce(TOPIC, 0, avro(id=3, customer="c"))
     life = live(
-        processor_callable=decoding_processors.Note(str(out)), decode="avro", schema_registry_url=registry.url, executor="process",
-        worker_count=1,
+        processor_callable=decoding_processors.Note(str(out)), decode="avro", schema_registry_url=registry.url,
+        executor="process", worker_count=1,
     )  # fmt: skip
     life.wait_committed(1)
     assert json.loads(out.read_text())[0] == {"id": 3, "customer": "c"}

@@ -358,6 +358,26 @@ class TestReplayBackup:
         for key in range(3):
             assert [number for number in seen if number % 3 == key] == list(range(key, 60, 3))
 
+    def test_a_rate_is_kept(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = write_backup(folder / "backup_20261122_hour_13.csv", [letter(number) for number in range(16)])
+        began = time.monotonic()
+        assert invoke([*self.processor(folder, "takes_all", "pass"), "--max-rate", "50", path]) == 0
+        assert time.monotonic() - began >= 0.28
+        assert "16 processed, 0 failed" in capsys.readouterr().out
+
+    def test_a_full_queue_is_waited_for(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (folder / "kc.toml").write_text("queue_size = 10\n")
+        path = write_backup(folder / "backup_20261122_hour_13.csv", [letter(number) for number in range(60)])
+        assert invoke([*self.processor(folder, "sluggish", "time.sleep(0.005)"), "--workers", "2", path]) == 0
+        assert "60 processed, 0 failed" in capsys.readouterr().out
+
+    def test_worker_processes_do_it_too(self, folder: Path) -> None:
+        path = write_backup(folder / "backup_20261122_hour_13.csv", [letter(number) for number in range(20)])
+        command = self.processor(folder, "in_processes", "if value.endswith(b'7}'): raise KeyError(value)")
+        done = kc(folder, *command, "--executor", "process", "--workers", "2", path)
+        assert done.returncode == 1, done.stderr
+        assert "18 processed, 2 failed" in done.stdout
+
     def test_a_damaged_file_is_a_failure_after_all_that_can_be_read(
         self, folder: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -560,6 +580,12 @@ def _unlocked(redrives: Redrives) -> bool:
         redrives._one.release()
         return True
     return False
+
+
+def test_dlq_alone_shows_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert invoke(["dlq"]) == 2
+    shown = capsys.readouterr().err
+    assert "\n  redrive  Send them to their topic again.\n" in shown
 
 
 def test_the_help_names_the_commands() -> None:

@@ -15,15 +15,15 @@ import sys
 import threading
 import time
 import urllib.request
-from collections import namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from kafka_consumer import health, metrics_server
+from kafka_consumer import metrics_server
 from kafka_consumer.cli import invoke
 from kafka_consumer.errors import ConfigError
 from kafka_consumer.metrics_server import CLIENTS, MetricsServer, serve_metrics
@@ -192,11 +192,11 @@ def test_a_folder_that_cannot_be_written_and_a_full_disk_make_it_unready(live, s
     other.mkdir()
     setattr(life.consumer.config, name, str(other / "file.csv"))
     real_access, real_statvfs = os.access, os.statvfs
-    monkeypatch.setattr(health.os, "access", lambda path, mode: path != str(other) and real_access(path, mode))
+    monkeypatch.setattr(os, "access", lambda path, mode: path != str(other) and real_access(path, mode))
     assert get("/readyz") == (503, f"the folder of {name} can't be written\n")
-    monkeypatch.setattr(health.os, "access", real_access)
-    full = namedtuple("full", "f_bavail")(0)  # noqa: PYI024 - what os.statvfs returns, as far as it is looked at
-    monkeypatch.setattr(health.os, "statvfs", lambda path: full if path == str(other) else real_statvfs(path))
+    monkeypatch.setattr(os, "access", real_access)
+    full = SimpleNamespace(f_bavail=0)
+    monkeypatch.setattr(os, "statvfs", lambda path: full if path == str(other) else real_statvfs(path))
     assert get("/readyz") == (503, f"no space left on the disk of {name}\n")
 
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -64,7 +65,10 @@ def environment(address: str, watchdog_seconds: float = 0.0, **more: str) -> dic
     return {"NOTIFY_SOCKET": address, **watchdog, **more}
 
 
-@pytest.mark.parametrize("abstract", [False, pytest.param(True, marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux"))])
+ONLY_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has abstract sockets")
+
+
+@pytest.mark.parametrize("abstract", [False, pytest.param(True, marks=ONLY_LINUX)])
 def test_the_command_tells_that_it_is_ready_alive_and_stopping(tmp_path: Path, abstract: bool):
     systemd = Systemd(f"@kc-tests-{os.getpid()}" if abstract else str(tmp_path / "notify"))
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("KC_")}
@@ -106,8 +110,6 @@ def test_child_processes_are_not_told_of_systemd(live, systemd: Systemd):
 
 
 def names_of_threads() -> set[str]:
-    import threading
-
     return {thread.name for thread in threading.enumerate()}
 
 
@@ -135,8 +137,6 @@ def test_a_loop_that_hangs_ends_the_signs_of_life(
     monkeypatch.setattr(composition, "SILENT_SECONDS", 0.5)
     broker.produce(TOPIC, 0, b"x")
     life = live(start=False, shutdown_timeout_seconds=0.1)
-    import threading
-
     hang, free = threading.Event(), threading.Event()
 
     def block(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -70,12 +70,13 @@ def test_committed_offsets_are_counted():
 
 def test_messages_that_are_gone_before_they_were_read_are_a_failure_unless_a_policy_says_where_to_go_on():
     answers = Answers({"orders": SimpleNamespace(error=None, partitions={0: "p"})}, [TopicPartition("orders", 0, 5)])
-    for log, policy, good in (((5, 10), "fail", True), ((6, 10), "fail", False), ((6, 10), "earliest", True), ((0, 4), "fail", False)):
-        answers.log = log
-        found = findings(answers, on_offset_out_of_range=policy)
-        assert found[-1].good is good, (log, policy)
-    assert "orders-0 (committed 5, log 0 to 4)" in said(found)
-    assert "--on-offset-out-of-range earliest or latest" in said(found)
+    cases = ((5, 10, "fail", True), (6, 10, "fail", False), (6, 10, "earliest", True), (0, 4, "fail", False))
+    for low, high, policy, good in cases:
+        answers.log = (low, high)
+        assert findings(answers, on_offset_out_of_range=policy)[-1].good is good, (low, high, policy)
+    complaint = said(findings(answers))
+    assert "orders-0 (committed 5, log 0 to 4)" in complaint
+    assert "--on-offset-out-of-range earliest or latest" in complaint
 
 
 def test_an_option_that_librdkafka_does_not_know_is_a_usage_error_without_its_value():

@@ -65,7 +65,7 @@ def test_files_and_folders_are_left_to_the_shell():
 
 
 def test_the_examples_of_the_help_are_commands_that_there_are():
-    names = {*cli.cli.commands}  # type: ignore[attr-defined]
+    names = {*cli.cli.commands}
     options = {word for setting in SETTINGS.values() for word in (setting.option, f"--no-{setting.name}")}
     for command in ([], ["check"], ["status"]):
         text = CliRunner().invoke(cli.cli, [*command, "--help"]).output

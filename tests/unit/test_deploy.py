@@ -171,7 +171,8 @@ def test_labels_select_the_pods():
     labels = load("StatefulSet")["spec"]["template"]["metadata"]["labels"]
     selectors = [
         load("StatefulSet")["spec"]["selector"]["matchLabels"], load("Service")["spec"]["selector"],
-        load("PodDisruptionBudget")["spec"]["selector"]["matchLabels"], load("NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
+        load("PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+        load("NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
     ]  # fmt: skip
     assert all(selector == labels for selector in selectors)
     assert load("ScaledObject")["spec"]["scaleTargetRef"]["name"] == load("StatefulSet")["metadata"]["name"]

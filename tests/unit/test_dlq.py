@@ -12,10 +12,11 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,10 +24,10 @@ from kafka_consumer.csv_files import format_rows
 from kafka_consumer.csv_writers import DLQ_COLUMNS
 from kafka_consumer.dlq import groups_of, json_line, print_groups, print_message
 from kafka_consumer.dlq_files import FileMessage, Filter, Problems, StoredMessage, base_of, files_of, read_messages
-from kafka_consumer.errors import FileFormatError, FilesInUseError, RedriveError
+from kafka_consumer.errors import ConfigError, FileFormatError, FilesInUseError, RedriveError
 from kafka_consumer.redrive import Redrive, Result
 from kafka_consumer.redrive_journal import Journal, journal_path, read_done
-from kafka_consumer.redrive_kafka import CONSUMER_ONLY, MANAGED, AbortedError, Outgoing, Refusal, producer_options
+from kafka_consumer.redrive_kafka import CONSUMER_ONLY, MANAGED, AbortedError, KafkaSender, Outgoing, Refusal, producer_options
 from kafka_consumer.types import DeadLetter
 from tests.letters import DIFFICULT, FAILED_AT, HEADERS, dlq_rows, letter, letters_of, write_backup, write_dlq
 
@@ -664,6 +665,81 @@ class TestRedrive:
         run(journal, kafka, stored(tmp_path, letters_of(30)), max_rate=50)
         assert kafka.sizes == [25, 5]
         assert time.monotonic() - began >= 0.45
+
+
+class FakeProducer:
+    """A producer whose calls do what they are told: raise what stands in ``raises`` by name, again and again."""
+
+    def __init__(self, **raises: Exception) -> None:
+        self.raises = raises
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*_arguments: Any, **_more: Any) -> None:
+            self.calls.append(name)
+            if name in self.raises:
+                raise self.raises[name]
+
+        return call
+
+
+def kafka_error(code: int, *, retriable: bool = False, abort: bool = False) -> KafkaException:
+    return KafkaException(KafkaError(code, "told", False, retriable, abort))
+
+
+class TestSending:
+    """``KafkaSender`` when Kafka doesn't do as it should; with a real Kafka it is shown by tests/e2e/test_redrive.py."""
+
+    def sender(self, monkeypatch: pytest.MonkeyPatch, **raises: Exception) -> KafkaSender:
+        sender = KafkaSender("127.0.0.1:1", {}, "unit")
+        monkeypatch.setattr("kafka_consumer.redrive_kafka.TRANSACTION_SECONDS", 0.1)
+        sender._producer = cast("Any", FakeProducer(**raises))
+        return sender
+
+    def outgoing(self) -> list[Outgoing]:
+        return [Outgoing("orders", 0, b"k", b"v", (("h", None),), 5)]
+
+    def test_what_cannot_be_taken_back_is_in_doubt(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        errors = {
+            "commit_transaction": kafka_error(KafkaError._TIMED_OUT, retriable=True),
+            "abort_transaction": kafka_error(KafkaError._STATE),
+        }
+        sender = self.sender(monkeypatch, **errors)
+        with pytest.raises(RedriveError, match="the last batch is in doubt, the next run finds out") as caught:
+            sender.send(self.outgoing(), "orders", 1)
+        assert not isinstance(caught.value, AbortedError)
+        assert cast("FakeProducer", sender._producer).calls.count("commit_transaction") > 1, (
+            "it is called again until the time is up"
+        )
+        sender.close()
+
+    def test_what_was_taken_back_for_no_fault_of_a_message_ends_the_run(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        sender = self.sender(monkeypatch, commit_transaction=kafka_error(KafkaError._MSG_TIMED_OUT, abort=True))
+        with pytest.raises(AbortedError, match="the last batch was taken back"):
+            sender.send(self.outgoing(), "orders", 1)
+        sender.close()
+
+    def test_a_queue_that_stays_full_ends_the_run(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        sender = self.sender(monkeypatch, produce=BufferError("full"))
+        with pytest.raises(RedriveError, match="take no messages"):
+            sender.send(self.outgoing(), "orders", 1)
+        sender.close()
+
+    def test_a_marker_with_an_error_is_no_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        sender = self.sender(monkeypatch)
+        found = TopicPartition("orders", 0, 5)
+        answer = SimpleNamespace(offset=5, error=KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
+        real, sender._markers = sender._markers, cast("Any", SimpleNamespace(committed=lambda *_, **__: [answer]))
+        with pytest.raises(RedriveError, match="the marker can't be read"):
+            sender.marked("orders")
+        sender._markers = cast("Any", SimpleNamespace(committed=lambda *_, **__: [found]))
+        assert sender.marked("orders") == 5
+        real.close()
+
+    def test_options_that_librdkafka_refuses_are_the_users_mistake(self) -> None:
+        with pytest.raises(ConfigError, match="kafka options: ") as caught:
+            KafkaSender("127.0.0.1:1", {"compression.type": "SECRET-VALUE"}, "unit")
+        assert "SECRET-VALUE" not in str(caught.value)
 
 
 class TestOptionsOfTheProducer:

@@ -33,7 +33,7 @@ class HelpPage(PageScreen):
     def lines(self, view: View) -> Sequence[Line]:
         """Return the page."""
         lines: list[Line] = []
-        for group, keys in groups():
+        for group, keys in groups(several=bool(view.consumers)):
             lines += [((group, "title"),)]
             for key in keys:
                 names = " ".join(key_name(name) for name in key.keys)

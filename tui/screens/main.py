@@ -13,12 +13,15 @@ from textual.widgets import Input
 
 from kafka_consumer.snapshot import DeadLetterView, PartitionView, WorkerView
 from tui.bindings import bindings
+from tui.feed import Feed
 from tui.screens.detail import DeadLetterPage, PartitionPage, WorkerPage
 from tui.screens.help import HelpPage
 from tui.screens.history import HistoryPage
 from tui.screens.operate import Operating
 from tui.view import View
+from tui.widgets.consumers import Tabs
 from tui.widgets.dlq import DeadLetters
+from tui.widgets.drawing import LinesWidget
 from tui.widgets.entry import Entry
 from tui.widgets.figures import Figures
 from tui.widgets.header import Header
@@ -46,19 +49,23 @@ def layout_for(width: int, height: int) -> str:
 
 
 class MainScreen(Operating, Screen[None]):
-    """Everything at a glance."""
+    """Everything of one consumer at a glance; ``tabs``: with the line that names the others."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("main")
     ALLOW_SELECT = False
 
-    def __init__(self) -> None:
+    def __init__(self, feed: Feed, *, tabs: bool = False) -> None:
         super().__init__()
+        self.feed = feed
         self.view: View | None = None
+        self._tabs = tabs
         self._layout = "medium"
         self._active = 1
 
     def compose(self) -> ComposeResult:
         """Return the parts, from top to bottom."""
+        if self._tabs:
+            yield Tabs()
         yield Header()
         yield ReplayBar()
         yield Figures()
@@ -90,7 +97,7 @@ class MainScreen(Operating, Screen[None]):
         self.view = view
         if not self.is_mounted:
             return
-        for widget in (self.query_one(Header), self.query_one(ReplayBar), self.query_one(Figures), self.query_one(KeyBar)):
+        for widget in self.query(LinesWidget):
             if widget.display:
                 widget.show(view)
         for panel in self.query(RowList):

@@ -11,6 +11,7 @@ from textual.screen import Screen
 
 from kafka_consumer.snapshot import DeadLetterView, PartitionView, Snapshot
 from tui.commands import CommandHandle, CommandState
+from tui.feed import Feed
 from tui.format import duration
 from tui.screens.dialogs import Ask, Choose, Confirm
 from tui.text import Line
@@ -33,6 +34,8 @@ class Operating(Screen[None]):
     """The actions of the main screen that act on the consumer."""
 
     view: View | None
+    feed: Feed
+    """Of the consumer that this screen shows, whatever else is shown by the time a question is answered."""
     _wanted_workers: tuple[int, CommandHandle] | None = None
 
     @property
@@ -44,14 +47,14 @@ class Operating(Screen[None]):
 
     def send(self, command: str, args: Mapping[str, Any], summary: str) -> CommandHandle:
         """Send a command on its way and show that it was."""
-        handle = self.console_app.feed.request(command, args, summary=summary)
+        handle = self.feed.request(command, args, summary=summary)
         self.console_app.tick()
         return handle
 
     def _ready(self, command: str, summary: str) -> Snapshot | None:
         """Return the snapshot to act on; None, with the reason on the screen, when nothing may be done now."""
         app = self.console_app
-        if app.feed.read_only:
+        if self.feed.read_only:
             self.send(command, {}, summary)
             return None
         if app.frozen:
@@ -223,7 +226,7 @@ class Operating(Screen[None]):
     def ask_to_leave(self) -> None:
         """Detach when attached; else ask: drain or cancel."""
         app = self.console_app
-        if app.feed.role == "attached":
+        if self.feed.role == "attached":
             app.end(0)
             return
         phase = self.view.snapshot.phase if self.view and self.view.snapshot else ""
@@ -236,7 +239,7 @@ class Operating(Screen[None]):
 
     def _ask_to_stop(self, title: str, summary: str, yes: str, reason: str) -> None:
         app = self.console_app
-        if app.feed.read_only:
+        if self.feed.read_only:
             self.send("stop", {}, summary)
             return
         if any(isinstance(screen, Confirm) for screen in app.screen_stack):

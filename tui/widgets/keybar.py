@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tui.bindings import KEYS, shown_key
+from tui.bindings import Key, keys_of, shown_key
 from tui.commands import CommandState, CommandView
 from tui.format import age
 from tui.text import Group, Line, arrange, fit
@@ -35,6 +35,10 @@ def command_line(command: CommandView) -> Line:
 class KeyBar(LinesWidget):
     """One line."""
 
+    def keys(self, view: View) -> Sequence[Key]:
+        """Return the keys to name, the most important first."""
+        return [key for key in keys_of(several=bool(view.consumers)) if key.hint]
+
     def lines(self, view: View, width: int, height: int) -> Sequence[Line]:
         """Return the line."""
         groups: list[Group] = []
@@ -45,7 +49,7 @@ class KeyBar(LinesWidget):
             line = command_line(command)
             left = max(8, width - sum(len(text) for text, _ in line[:2]))
             groups.append((1000, (*line[:2], (fit(line[2][0], min(len(line[2][0]), left)), "plain"))))
-        for rank, key in enumerate(key for key in KEYS if key.hint):
+        for rank, key in enumerate(self.keys(view)):
             if view.read_only and key.changes:
                 continue
             if key.id == "filter" and width < 100:
