@@ -96,7 +96,7 @@ def cli(ctx: click.Context, /, headless: bool, yes: bool, **given: Any) -> None:
     """
     ctx.obj = given
     if ctx.invoked_subcommand is None:
-        ctx.exit(run_headless(settings_from(given), yes=yes) if headless else run_console(given))
+        ctx.exit(run_headless(settings_from(given), yes=yes) if headless else run_console(given, yes=yes))
 
 
 @cli.command("config", cls=GroupedCommand, context_settings=_CONTEXT)
@@ -217,8 +217,8 @@ def _run_headless(settings: Settings, yes: bool) -> int:
     return code
 
 
-def run_console(given: Mapping[str, Any]) -> int:
-    """Run the consumer under the console; return the exit code."""
+def run_console(given: Mapping[str, Any], *, yes: bool = False) -> int:
+    """Run the consumer under the console; return the exit code. ``yes``: a replay that commits isn't asked about."""
     console = _console()
     if console is None:
         click.echo("the console isn't part of this version yet: use kc --headless", err=True)
@@ -230,17 +230,17 @@ def run_console(given: Mapping[str, Any]) -> int:
     problems = [*settings.problems, *settings.import_problems()]
     if problems:
         return print_lines(problems, EXIT_USAGE)
-    return console(settings)
+    return console(settings, yes=yes)
 
 
-def _console() -> Callable[[Settings], int] | None:
+def _console() -> Callable[..., int] | None:
     """Return the console's entry point, imported only when it is wanted, or None where it isn't installed."""
     try:
         if importlib.util.find_spec("tui.cli") is None:
             return None
     except ModuleNotFoundError:
         return None
-    console: Callable[[Settings], int] | None = getattr(importlib.import_module("tui.cli"), "run_console", None)
+    console: Callable[..., int] | None = getattr(importlib.import_module("tui.cli"), "run_console", None)
     return console
 
 

@@ -13,32 +13,32 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from confluent_kafka import KafkaException
 
 from kafka_consumer.client import Client, librdkafka_logger
-from kafka_consumer.config import KafkaConsumerConfig, check_option
+from kafka_consumer.config import KafkaConsumerConfig
 from kafka_consumer.csv_writers import BackupWriter, DeadLetterWriter
 from kafka_consumer.errors import ClientClosedError, ConfigError, FilesInUseError, ReplayError, RequestTimeoutError
 from kafka_consumer.file_lock import FileLocks
 from kafka_consumer.kafka_properties import mask_values
 from kafka_consumer.logs import LogTail
 from kafka_consumer.offset_manager import Committer
-from kafka_consumer.option_checks import for_librdkafka, is_number
+from kafka_consumer.operations import Operations
+from kafka_consumer.option_checks import for_librdkafka
 from kafka_consumer.out_of_range import start_of_new_group
 from kafka_consumer.polling_thread import Poller
 from kafka_consumer.process_setup import check_process
 from kafka_consumer.redrive_control import Redrives
 from kafka_consumer.replay import Plan, is_outside, make_plan
-from kafka_consumer.replay_bounds import Bound, parse_bound
 from kafka_consumer.shared_state import SharedState
 from kafka_consumer.signal_handler import SignalHandler
 from kafka_consumer.snapshot import Snapshot
 from kafka_consumer.snapshot_builder import SnapshotBuilder
 from kafka_consumer.stats import Distribution
-from kafka_consumer.types import Phase, TopicPartitionKey, WorkerState
+from kafka_consumer.types import Phase, WorkerState
 from kafka_consumer.worker_pool import new_pool
 
 LOOK_SECONDS = 0.5  # how often the shutdown thread looks whether the run is over, should polling be stuck
@@ -48,7 +48,7 @@ CLOSE_SECONDS = 10.0  # how long leaving the group may take before it is given u
 USAGE_EXIT_CODE = 2
 
 
-class KafkaConsumer:
+class KafkaConsumer(Operations):
     """A consumer: ``run()`` does all of it; or ``start()``, ``stop()``, ``join()``. It is used once.
 
     ``consumer`` may be given: anything with ``confluent_kafka.Consumer``'s methods; it is subscribed and closed here. Every
@@ -139,8 +139,8 @@ class KafkaConsumer:
     def silent(self) -> str | None:
         """Say which loop hangs although the consumer runs; None while all beat, and while it starts or drains.
 
-        For a watchdog: a broker that is away, a slow processor or a paused consumer are no reason to restart it; a loop that doesn't
-        turn any more is.
+        For a watchdog: a broker that is away, a slow processor or a paused consumer are no reason to restart it; a loop that
+        doesn't turn any more is.
         """
         poller, running = self._poller, self.shared_state.lifecycle.phase is Phase.RUNNING
         if poller is None or not running or not self.shared_state.running.is_set():
@@ -177,74 +177,6 @@ class KafkaConsumer:
     def in_group(self) -> bool:
         """Whether the group knows this consumer, or it replays outside of it."""
         return self._poller is not None and self._poller.partitions.member
-
-    def pause(self, partitions: Iterable[TopicPartitionKey] | None = None) -> None:
-        """Stop taking messages, of all or of some partitions; what was taken is finished."""
-        keys = None if partitions is None else set(partitions)
-        self._ask(lambda poller: poller.pause(keys))
-        self.shared_state.logger.info("paused: %s", _name(keys))
-
-    def resume(self, partitions: Iterable[TopicPartitionKey] | None = None) -> None:
-        """Take messages again, of all or of some partitions."""
-        keys = None if partitions is None else set(partitions)
-        self._ask(lambda poller: poller.resume(keys))
-        self.shared_state.logger.info("resumed: %s", _name(keys))
-
-    def set_dev_mode(self, enabled: bool) -> None:
-        """Switch commits off (dev mode) or on. What dev mode let go of is committed once it is off."""
-        dev_mode = self.shared_state.dev_mode
-        if enabled:
-            dev_mode.set()
-        else:
-            dev_mode.clear()  # first: a commit that falls in between must not be let go again
-            if self._poller is not None:
-                for assignment in self._poller.partitions.open.values():
-                    assignment.unsettle()
-        self.shared_state.logger.info("dev mode %s", "on: nothing is committed" if enabled else "off: commits go on")
-
-    def set_workers(self, count: int) -> None:
-        """Change the number of workers. Errors: ``ConfigError`` out of 1..1000."""
-        check_option("worker_count", count)
-        self._pool.resize(count)
-        self.shared_state.logger.info("%d workers", count)
-
-    def set_log_level(self, level: str) -> None:
-        """Change the log level. Errors: ``ConfigError`` for an unknown one."""
-        self.shared_state.set_log_level(level)
-
-    def set_rate_limit(self, per_second: float | None) -> None:
-        """Take at most so many messages a second; None for no limit. Errors: ``ConfigError`` below 1."""
-        if per_second is not None and not (is_number(per_second) and per_second >= 1):
-            raise ConfigError(f"per_second: expected None or a number of at least 1, got {per_second!r}")
-        self._ask(lambda poller: setattr(poller, "rate_limit", per_second))
-        self.shared_state.logger.info("rate limit: %s", "none" if per_second is None else f"{per_second:g} messages a second")
-
-    def seek(self, partitions: Iterable[TopicPartitionKey], to: int | str) -> None:
-        """Go on elsewhere: at an offset, ``earliest``, ``latest``, an ISO time, or ``-2h``.
-
-        What is in work there is finished in vain. Errors: ``LostPartitionError``; ``ConfigError`` for a place without sense;
-        ``KafkaException`` when no broker answers.
-        """
-        try:
-            bound = None if isinstance(to, int) else parse_bound([to])
-        except ValueError as error:
-            raise ConfigError(f"to: {error}") from None
-        keys = set(partitions)
-        self._ask(lambda poller: poller.seek(keys, Bound(offsets=dict.fromkeys(keys, int(to))) if bound is None else bound))
-
-    def redrive(self, records: Iterable[tuple[str, int, int]], per_second: float | None = None) -> str:
-        """Send dead letters, ``(topic, partition, offset)``, to their topics again, each once; say what came of it.
-
-        What takes longer goes on in the background. Errors: ``ConfigError``, ``RedriveError``, ``FilesInUseError``, ``OSError``.
-        """
-        return self._redrives.begin(records, per_second)
-
-    def _ask(self, request: Callable[[Poller], None]) -> None:
-        """Have the polling thread do something. Errors: ``ClientClosedError`` when it has ended, ``RequestTimeoutError``."""
-        poller = self._poller
-        if poller is None:
-            raise ClientClosedError("the consumer isn't running")
-        self._client.call(lambda: request(poller))
 
     # --- building -------------------------------------------------------------------------------------------------------------
 
@@ -468,10 +400,6 @@ def client_options(config: KafkaConsumerConfig, on_error: Callable[[Any], None] 
     if on_error is not None:
         options["error_cb"] = on_error
     return options
-
-
-def _name(keys: set[TopicPartitionKey] | None) -> str:
-    return "all partitions" if keys is None else ", ".join(f"{topic}-{partition}" for topic, partition in sorted(keys))
 
 
 __all__ = ["ClientClosedError", "KafkaConsumer", "RequestTimeoutError", "client_options"]

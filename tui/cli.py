@@ -8,11 +8,14 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import os
 import shlex
 import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import click
+from rich.console import Console
 
 from kafka_consumer.cli import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, leave, prepare_streams, show_refusal, version
 from kafka_consumer.errors import ConfigError, FilesInUseError, KafkaConsumerError
@@ -36,7 +39,14 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
 @click.command(
     cls=GroupedCommand, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, name="kc-tui"
 )
-@click.option("--attach", cls=GroupedOption, section="Console", metavar="SOCKET", help="Look at the consumer listening there.")
+@click.option(
+    "--attach",
+    cls=GroupedOption,
+    section="Console",
+    metavar="SOCKET",
+    multiple=True,
+    help="Look at the consumer listening there; several times: at all of them.",
+)
 @click.option(
     "--read-only", cls=GroupedOption, section="Console", is_flag=True, help="Refuse every command; the console only shows."
 )
@@ -60,6 +70,7 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
     help=f"Where --web listens. [default: {WEB_PORT}]",
 )
 @click.option("--web-write", cls=GroupedOption, section="Console", is_flag=True, help="Let browsers give commands, too.")
+@click.option("--yes", cls=GroupedOption, section="Replay", is_flag=True, help="Don't ask before a replay with --commit.")
 @consumer_options
 @click.option(
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Show the version and exit."
@@ -68,12 +79,13 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
 def cli(
     ctx: click.Context,
     /,
-    attach: str | None,
+    attach: tuple[str, ...],
     read_only: bool,
     theme: str | None,
     web: bool,
     web_port: int,
     web_write: bool,
+    yes: bool,
     **given: Any,
 ) -> None:
     """Consume a Kafka topic under a console, or look at a consumer that runs elsewhere on this machine (--attach).
@@ -84,21 +96,24 @@ def cli(
         ctx.exit(serve(attach, port=web_port, write=web_write, theme=theme))
     if not _on_a_terminal():
         ctx.exit(EXIT_USAGE)
-    if attach is not None:
+    if attach:
         ctx.exit(attach_to(attach, read_only=read_only, theme=theme))
-    ctx.exit(run_console(settings_from(given), read_only=read_only, theme=theme))
+    ctx.exit(run_console(settings_from(given), read_only=read_only, theme=theme, yes=yes))
 
 
-def run_console(settings: Settings, *, read_only: bool = False, theme: str | None = None) -> int:
-    """Run the consumer that these settings describe under the console; return the exit code. Errors: ``KafkaConsumerError``."""
+def run_console(settings: Settings, *, read_only: bool = False, theme: str | None = None, yes: bool = False) -> int:
+    """Run the consumer that these settings describe under the console; return the exit code. Errors: ``KafkaConsumerError``.
+
+    A replay that commits is asked about first, unless ``yes``.
+    """
     try:
-        return _run_console(settings, read_only=read_only, theme=theme)
+        return _run_console(settings, read_only=read_only, theme=theme, yes=yes)
     except KeyboardInterrupt:
         # Nothing had begun: a processor's module may take long to import.
         return _print_lines(["stopped by a signal before it began"], EXIT_OK)
 
 
-def _run_console(settings: Settings, *, read_only: bool, theme: str | None) -> int:
+def _run_console(settings: Settings, *, read_only: bool, theme: str | None, yes: bool) -> int:
     problems = [*settings.problems, *settings.import_problems()]
     if problems:
         return _print_lines(problems, EXIT_USAGE)
@@ -106,11 +121,17 @@ def _run_console(settings: Settings, *, read_only: bool, theme: str | None) -> i
     from kafka_consumer.demo import demo_files, demo_session
     from kafka_consumer.kafka_consumer import KafkaConsumer
     from kafka_consumer.metrics_server import serve_metrics
+    from kafka_consumer.replay_report import confirm
     from tui.runtime import run_in_process
 
     log_everything()
     with demo_session(settings) as (completed, demo):
-        consumer = KafkaConsumer(completed.build_config())
+        config = completed.build_config()
+        if config.replay_commit and not yes:
+            refused = confirm(config, sys.stdin, Console(stderr=True))
+            if refused:
+                return _print_lines(list(refused), EXIT_USAGE)
+        consumer = KafkaConsumer(config)
         for warning in settings.warnings:
             logger.warning("%s", warning)
         # First of all: where somebody listens already, nothing is begun.
@@ -133,30 +154,47 @@ def _run_console(settings: Settings, *, read_only: bool, theme: str | None) -> i
     return code
 
 
-def attach_to(path: str, *, read_only: bool = False, theme: str | None = None) -> int:
-    """Look at the consumer that listens on a socket; return the exit code."""
+def attach_to(paths: Sequence[str], *, read_only: bool = False, theme: str | None = None) -> int:
+    """Look at the consumers that listen on these sockets, those that can't be reached yet included; return the exit code."""
     from tui.runtime import run_attached
-    from tui.socket_feed import SocketFeed, can_connect
+    from tui.socket_feed import SocketFeed
 
-    problem = can_connect(path)
-    if problem is not None:
-        return _print_lines([problem], EXIT_FAILURE)
-    return run_attached(SocketFeed(path, read_only=read_only), theme=theme)
+    refused = _refusal(paths)
+    if refused is not None:
+        return refused
+    return run_attached(*[SocketFeed(path, read_only=read_only) for path in paths], theme=theme)
 
 
-def serve(attach: str | None, *, port: int, write: bool, theme: str | None) -> int:
+def _refusal(paths: Sequence[str]) -> int | None:
+    """Print why these sockets can't be shown and return the exit code; None when one of them, at least, is served."""
+    from tui.socket_feed import can_connect
+
+    known = [os.path.realpath(path) for path in paths]
+    twice = sorted({path for path, real in zip(paths, known, strict=True) if known.count(real) > 1})
+    if twice:
+        return _print_lines([f"--attach: the same socket twice: {', '.join(twice)}"], EXIT_USAGE)
+    problems: list[str] = []
+    for path in paths:
+        problem = can_connect(path)
+        if problem is None:
+            return None
+        problems.append(problem)
+    return _print_lines(problems, EXIT_FAILURE)
+
+
+def serve(attach: Sequence[str], *, port: int, write: bool, theme: str | None) -> int:
     """Serve the attached console to browsers on this machine until interrupted; return the exit code."""
-    if attach is None:
+    if not attach:
         return _print_lines(["--web: only together with --attach: every browser would start a consumer of its own"], EXIT_USAGE)
     if importlib.util.find_spec("textual_serve") is None:
         return _print_lines(["--web needs textual-serve: install the extra, kc[web]"], EXIT_USAGE)
-    from tui.socket_feed import can_connect
     from tui.web_server import ConsoleServer
 
-    problem = can_connect(attach)
-    if problem is not None:
-        return _print_lines([problem], EXIT_FAILURE)
-    words = [sys.executable, "-m", "tui.web", "--attach", attach]
+    refused = _refusal(attach)
+    if refused is not None:
+        return refused
+    words = [sys.executable, "-m", "tui.web"]
+    words += [word for path in attach for word in ("--attach", path)]
     words += [] if write else ["--read-only"]
     words += ["--theme", theme] if theme else []
     ConsoleServer(shlex.join(words), port).serve()

@@ -211,7 +211,7 @@ class TestConsole:
     def test_on_a_terminal_the_console_gets_the_settings_and_its_code_is_the_exit_code(self, folder: Path) -> None:
         (folder / "tui").mkdir()
         (folder / "tui" / "__init__.py").write_text("")
-        source = "def run_console(settings):\n    print('console for', settings['topic'])\n    return 7\n"
+        source = "def run_console(settings, *, yes):\n    print('console for', settings['topic'])\n    return 7\n"
         (folder / "tui" / "cli.py").write_text(source)
         code, output = self.on_a_terminal(folder, *COMPLETE, *UNREACHABLE)
         assert "console for orders" in output

@@ -146,6 +146,10 @@ class Puppet:
     def seek(self, partitions: Iterable[tuple[str, int]], to: int | str) -> None:
         self._ask("seek", [list(partitions), to])
 
+    def redrive(self, records: Iterable[tuple[str, int, int]], per_second: float | None = None) -> str:
+        self._ask("redrive", [list(records), per_second])
+        return "done"
+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
