@@ -71,11 +71,14 @@ def signature(target: Any) -> str:
 
 
 def members(target: type) -> list[tuple[str, Any]]:
-    """Return the public methods and properties that the class itself defines, in the order of its source."""
+    """Return the public methods and properties, in the order of the source; those of bases only where the package made them."""
+    ours = [kind for kind in target.__mro__ if kind.__module__.partition(".")[0] == kafka_consumer.__name__]
+    found = {name: member for kind in reversed(ours) for name, member in vars(kind).items()}
+    own_first = dict.fromkeys(name for kind in ours for name in vars(kind))
     return [
-        (name, member)
-        for name, member in vars(target).items()
-        if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property | classmethod))
+        (name, found[name])
+        for name in own_first
+        if not name.startswith("_") and (inspect.isfunction(found[name]) or isinstance(found[name], property | classmethod))
     ]
 
 

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from textual.binding import BindingType
-from textual.screen import Screen
 
 from tui.app import ConsoleApp, failure
 from tui.bindings import Key, bindings, keys_of
@@ -43,10 +42,17 @@ def make_app(feeds: Sequence[Feed], **options: Any) -> ConsoleApp:
     return ConsoleApp(feeds[0], **options) if len(feeds) == 1 else SeveralApp(feeds, **options)
 
 
+def _mode(number: int | None) -> str:
+    """Return the mode that shows a consumer, or all."""
+    return "all" if number is None else f"consumer-{number}"
+
+
 class SeveralApp(ConsoleApp):
     """Starts on all consumers; ``watched`` is the one that is shown, or was shown last."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("several")
+    # Textual's modes: each screen stays as it was left, with its cursors and marks.
+    DEFAULT_MODE = "all"
 
     def __init__(self, feeds: Sequence[Feed], **options: Any) -> None:
         super().__init__(feeds[0], **options)
@@ -58,12 +64,8 @@ class SeveralApp(ConsoleApp):
         self._shown: int | None = None
         self._all = AllScreen()
         self._screens = [MainScreen(feed, tabs=True) for feed in feeds]
-
-    def get_default_screen(self) -> Screen[None]:
-        """Return the screen of all consumers; those of each stay as they were left, with their cursors and marks."""
-        for number, screen in enumerate((self._all, *self._screens)):
-            self.install_screen(screen, f"consumer-{number}")
-        return self._all
+        for number, screen in ((None, self._all), *enumerate(self._screens)):
+            self.add_mode(_mode(number), lambda screen=screen: screen)  # type: ignore[misc]
 
     # The tick
 
@@ -100,7 +102,7 @@ class SeveralApp(ConsoleApp):
             self.watched = self._consumers[number]
         target: AllScreen | MainScreen = self._all if number is None else self._screens[number]
         target.show(self.make_view())
-        self.switch_screen(target)
+        self.switch_mode(_mode(number))
         self.call_after_refresh(self.tick)
 
     def action_consumers(self) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from kafka_consumer import metrics_server
+from kafka_consumer import metrics_server, rebalance
 from kafka_consumer.cli import invoke
 from kafka_consumer.errors import ConfigError
 from kafka_consumer.metrics_server import CLIENTS, MetricsServer, serve_metrics
@@ -162,6 +162,30 @@ def test_a_member_without_a_partition_is_ready(broker, live, serving):
     waiting = next(other for other in others if not other._open() and other.consumer.in_group)
     _, get = serving(waiting.consumer)
     assert get("/readyz") == (200, "ok\n")
+
+
+class Silent(FakeConsumer):
+    """As with ``group.protocol=consumer``: who gets no partition hears nothing; the generation says that the group knows it."""
+
+    generation = -1
+
+    def subscribe(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def consumer_group_metadata(self) -> bytes:
+        return b"CGMDv2:" + self.generation.to_bytes(4, "little", signed=True) + b"group\0member\0\1"
+
+
+def test_a_member_that_hears_nothing_is_ready_once_it_has_a_generation(broker, live, serving, monkeypatch):
+    monkeypatch.setattr(rebalance, "MEMBERSHIP_SECONDS", 0.01)
+    client = Silent(broker, GROUP)
+    life = live(client=client)
+    _, get = serving(life.consumer)
+    seen = life.consumer._poller.beat_at
+    eventually(lambda: life.consumer._poller.beat_at > seen + 0.2)
+    assert get("/readyz") == (503, "not in the group (yet): no assignment has come, not even an empty one\n")
+    client.generation = 3
+    eventually(lambda: get("/readyz") == (200, "ok\n"))
 
 
 def test_a_member_that_was_expelled_is_not_ready_until_it_is_back(broker, live, serving):

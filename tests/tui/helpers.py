@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from tests.tui.fakes import FakeFeed
 from tui.app import ConsoleApp
 from tui.screens.base import Paper
 from tui.screens.dialogs import DialogText
+from tui.several import make_app
 
 
 class Console:
@@ -64,6 +65,16 @@ class Console:
     def screen_name(self) -> str:
         """The class of the screen on top."""
         return type(self.app.screen).__name__
+
+
+@asynccontextmanager
+async def consoles(feeds: Sequence[FakeFeed], *, size: tuple[int, int] = (120, 36)) -> AsyncIterator[Console]:
+    """Run the console on several fake feeds, which share the first one's clock."""
+    app = make_app(feeds, clock=feeds[0].frozen_clock, tick_seconds=None)
+    async with app.run_test(size=size, notifications=True) as pilot:
+        running = Console(app, feeds[0], pilot)
+        await running.settle()
+        yield running
 
 
 @asynccontextmanager

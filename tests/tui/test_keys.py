@@ -9,7 +9,7 @@ import pytest
 from kafka_consumer.snapshot import Snapshot
 from tests.tui.fakes import FakeFeed, dead_letter, healthy, idle, make_snapshot, partition, worker
 from tests.tui.helpers import Console, console
-from tui.bindings import KEYS, key_name, markdown_table
+from tui.bindings import KEYS, key_name, keys_of, markdown_table
 from tui.commands import CommandState
 from tui.widgets.rowlist import RowList
 
@@ -23,7 +23,7 @@ def panel(shown: Console, number: int) -> RowList:
 async def test_every_key_of_the_table_is_bound_by_its_id_once():
     async with console(healthy()) as shown:
         bound = [binding for _, binding, _, _ in shown.app.screen.active_bindings.values()]
-        for key in KEYS:
+        for key in keys_of(several=False):
             for name in key.keys:
                 active = shown.app.screen.active_bindings.get(name)
                 assert active is not None, key
@@ -54,7 +54,7 @@ async def test_question_mark_shows_the_help_with_every_key():
     async with console(healthy()) as shown:
         await shown.press("question_mark")
         assert shown.screen_name == "HelpPage"
-        for key in KEYS:
+        for key in keys_of(several=False):
             assert key.tooltip.split(";")[0] in shown.page.replace("\n" + " " * 18, "")
         await shown.press("escape")
         assert shown.screen_name == "MainScreen"
@@ -522,7 +522,7 @@ async def test_quitting_after_a_failure_ends_with_its_exit_code():
     assert shown.app.return_code == 1
 
 
-@pytest.mark.parametrize("key", [key.keys[0] for key in KEYS if key.changes])
+@pytest.mark.parametrize("key", [key.keys[0] for key in keys_of(several=False) if key.changes])
 async def test_a_read_only_console_refuses_every_command_with_a_visible_reason(key):
     feed = FakeFeed(make_snapshot(), read_only=True)
     async with console(None, feed=feed) as shown:
@@ -580,7 +580,7 @@ async def test_h_shows_who_did_what_and_how_it_ended():
 async def test_the_palette_has_every_action():
     async with console(healthy()) as shown:
         titles = [command.title for command in shown.app.get_system_commands(shown.app.screen)]
-        wanted = {key.title for key in KEYS if key.group != "Move" and key.id != "palette"}
+        wanted = {key.title for key in keys_of(several=False) if key.group != "Move" and key.id != "palette"}
         assert set(titles) == wanted
         assert len(titles) == len(wanted)
         await shown.press("ctrl+p")

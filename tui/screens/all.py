@@ -186,7 +186,8 @@ class AllScreen(Screen[None]):
             # A question about consumers is answered from what is, not from what was.
             app.freeze(False)
         everyone = self.view is not None and len(numbers) == len(self.view.consumers)
-        named = f"all {len(numbers):,} consumers" if everyone else "1 consumer" if len(numbers) == 1 else f"{len(numbers):,} consumers"
+        noun = "consumer" if len(numbers) == 1 else "consumers"
+        named = f"all {len(numbers):,} {noun}" if everyone else f"{len(numbers):,} {noun}"
 
         def text(view: View) -> Sequence[Line]:
             rows = [view.consumers[number] for number in numbers]

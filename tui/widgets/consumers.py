@@ -240,7 +240,7 @@ def _why(row: ConsumerView, view: View) -> Part:
 
 
 _COLUMNS: tuple[Column[ConsumerView], ...] = (
-    Column("CONSUMER", lambda rows: widest((row.name for row in rows), 8, 24), 100, lambda row, view: (row.name, "strong")),
+    Column("CONSUMER", lambda rows: widest((row.name for row in rows), 9, 24), 100, lambda row, view: (row.name, "strong")),
     Column("HEALTH", 14, 95, _verdict),
     _text("PHASE"),
     _text("TOPIC"),
