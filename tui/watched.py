@@ -35,7 +35,9 @@ class Watched:
         """Return the view of this moment, without looking."""
         feed, snapshot, age = self.feed, self._snapshot, self.feed.age
         history = feed.history()
-        verdict = judge(snapshot, self._trends, None if frozen_for is not None else age, feed.problem)
+        # Frozen, it stays the verdict of the moment in which the view was frozen.
+        then = age if age is None or frozen_for is None else max(0.0, age - frozen_for)
+        verdict = judge(snapshot, self._trends, then, feed.problem)
         return View(
             snapshot=snapshot, verdict=verdict, trends=self._trends, changes=self._trends.changes, clock=self._clock, age=age,
             frozen_for=frozen_for, role=feed.role, source=feed.source, read_only=feed.read_only, problem=feed.problem,

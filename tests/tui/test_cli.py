@@ -17,8 +17,8 @@ from tui.cli import invoke
 def terminals():
     started: list[Terminal] = []
 
-    def run(*arguments: str, **options) -> Terminal:
-        started.append(Terminal("tui.cli", *arguments, **options))
+    def run(*arguments: str, module: str = "tui.cli", **options) -> Terminal:
+        started.append(Terminal(module, *arguments, **options))
         return started[-1]
 
     yield run
@@ -142,6 +142,41 @@ def test_a_real_consumer_is_paused_and_drained_from_the_keyboard(terminals):
     assert terminal.wait(60) == 0
     terminal.assert_restored()
     assert "the operator quit" in terminal.after_the_screen()
+
+
+REPLAY = ("--demo", "--demo-messages", "300", "--from", "earliest", "--commit")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["tui.cli", "kafka_consumer"])
+@pytest.mark.parametrize("answer", ["n\n", "\n"])
+def test_a_replay_that_commits_is_not_begun_without_a_yes(terminals, module, answer):
+    terminal = terminals(*REPLAY, module=module, size=(120, 36))
+    terminal.wait_for("Move the group? [y/N]", 60)
+    assert "what --commit does to the group" in terminal.text
+    terminal.send(answer)
+    assert terminal.wait(60) == 2
+    assert "--commit: not confirmed; nothing was done" in terminal.text
+    assert b"\x1b[?1049h" not in terminal.output
+
+
+@pytest.mark.slow
+def test_a_replay_that_commits_opens_the_screen_after_a_yes(terminals):
+    terminal = terminals(*REPLAY, size=(120, 36))
+    terminal.wait_for("Move the group? [y/N]", 60)
+    terminal.send("y\n")
+    terminal.wait_for("kc-demo", 60)
+    assert terminal.wait(90) == 0
+    terminal.assert_restored()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["tui.cli", "kafka_consumer"])
+def test_told_yes_on_the_command_line_nothing_is_asked(terminals, module):
+    terminal = terminals(*REPLAY, "--yes", module=module, size=(120, 36))
+    terminal.wait_for("kc-demo", 60)
+    assert terminal.wait(90) == 0
+    assert "Move the group?" not in terminal.text
 
 
 def test_the_table_of_keys_for_the_readme_is_printed_by_the_module():

@@ -300,6 +300,21 @@ async def test_freezing_asks_none_of_them():
         assert all(feed.looks > before for feed, before in zip(feeds, looks, strict=True))
 
 
+async def test_frozen_a_dead_feed_stays_what_it_was_and_a_live_one_too():
+    feeds = make_feeds("orders", "bills")
+    async with consoles(feeds) as shown:
+        feeds[1].age = 12.0
+        await shown.settle()
+        await shown.press("z")
+        feeds[0].frozen_clock.advance(30)
+        feeds[0].age, feeds[1].age = 30.4, 42.0
+        await shown.settle()
+        assert "FROZEN for 30s" in shown.lines[0]
+        assert "? NO DATA" in row_of(shown, "bills")
+        assert "● RUNNING" in row_of(shown, "orders")
+        assert "⚠ of 1 of 2 consumers" in shown.lines[1]
+
+
 async def test_the_rows_are_sorted_by_the_worst_and_the_cursor_stays_on_its_consumer():
     feeds = make_feeds("orders", "bills", bills=make_snapshot(topic="bills"))
     async with consoles(feeds) as shown:
@@ -407,6 +422,20 @@ def test_one_that_comes_later_is_found(terminals, tmp_path):
             terminal.send("q")
             assert terminal.wait() == 0
     terminal.assert_restored()
+
+
+def test_a_browser_gets_all_of_them(tmp_path):
+    first, second = str(tmp_path / "first.sock"), str(tmp_path / "second.sock")
+    with serve(FakeConsumer(), first), serve(FakeConsumer(), second):
+        # What kc-tui --web starts for each browser, here in a terminal.
+        terminal = Terminal("tui.web", "--attach", first, "--attach", second, "--read-only", size=(120, 36))
+        try:
+            terminal.wait_for("2 RUNNING")
+            terminal.wait_for("read-only")
+            terminal.send("q")
+            assert terminal.wait() == 0
+        finally:
+            terminal.close()
 
 
 @pytest.fixture

@@ -165,7 +165,7 @@ class AllScreen(Screen[None]):
     def ask_to_stop(self) -> None:
         """Ask whether to stop the marked consumers, or all."""
         args = {"reason": "stopped by the operator"}
-        self._ask(self._chosen(), "stop", args, "stop", "Stop %s?", "stop them", None)
+        self._ask(self._chosen(), "stop", args, "stop", "Stop %s?", "stop", None)
 
     def _chosen(self) -> Sequence[ConsumerView]:
         marks = self.rows.marks
@@ -195,6 +195,8 @@ class AllScreen(Screen[None]):
             lines += [((f"{row.name}: ", "strong"), _effect(row.view, effect)) for row in rows[:NAMED]]
             if len(rows) > NAMED:
                 lines.append(((f"and {len(rows) - NAMED:,} more", "plain"),))
+            if effect is None:
+                lines += [(), (("their partitions go to other members of their groups, if there are any", "plain"),)]
             return lines
 
         def answered(agreed: bool | None) -> None:

@@ -122,10 +122,11 @@ class Sums(LinesWidget):
         sums = totals_of(view.consumers)
         failed = fraction(sums.failed, sums.processed + sums.failed)
         growing = "warn" if sums.lag_change is not None and sums.lag_change > 1 else "strong"
+        change: Line = ((f" {signed(sums.lag_change)}/s", "plain"),) if sums.lag_change is not None else ()
         recent: Line = ((f" (+{sums.dead_letters_recent:,})", "bad"),) if sums.dead_letters_recent else ()
         groups: list[Group] = [
             (9, (("rate ", "dim"), (f"{count(sums.processed)}/s", "strong"))),
-            (10, (("lag ", "dim"), (count(sums.lag), growing), (f" {signed(sums.lag_change)}/s", "plain"))),
+            (10, (("lag ", "dim"), (count(sums.lag), growing), *change)),
             (8, (("failed ", "dim"), (percent(failed), "bad" if failed >= 0.05 else "warn" if failed > 0 else "strong"))),
             (6, (("in flight ", "dim"), (f"{sums.in_flight:,}", "strong"))),
             (5, (("workers ", "dim"), (f"{sums.busy:,}/{sums.workers:,}", "strong"))),
