@@ -16,11 +16,14 @@ from kafka_consumer.control import serve
 from kafka_consumer.snapshot import Snapshot
 from tests.tui.fakes import FakeFeed, FrozenClock, healthy, make_snapshot, partition
 from tests.tui.helpers import Console, consoles
+from tests.tui.pictures import assert_picture
 from tests.tui.terminals import ROOT, Terminal
 from tests.tui.test_feeds import FakeConsumer
+from tests.tui.test_pictures import SIZES
 from tui.bindings import keys_of
 from tui.cli import invoke
 from tui.commands import CommandState
+from tui.screens.dialogs import Confirm
 from tui.several import names_of
 from tui.socket_feed import can_connect
 from tui.widgets.partitions import Partitions
@@ -174,8 +177,13 @@ async def test_an_answer_acts_on_the_consumer_that_was_asked_about_whatever_foll
     feeds = make_feeds("orders", "bills")
     async with consoles(feeds) as shown:
         await shown.press("n", "T")
-        await shown.pilot.press("y", "n")
+        question = shown.app.screen
+        assert isinstance(question, Confirm)
+        question.dismiss(True)
+        # The question is closed, its answer isn't told yet.
+        await shown.app.run_action("app.consumer(1)")
         await shown.settle()
+        assert "[bills ●]" in shown.lines[0]
         assert [command for command, _ in feeds[0].commands()] == ["stop"]
         assert feeds[1].sent == []
 
@@ -380,6 +388,21 @@ async def test_in_80_columns_a_row_still_tells_health_lag_rate_and_age():
     async with consoles(make_feeds("orders", "bills"), size=(80, 24)) as shown:
         for column in ("CONSUMER", "HEALTH", "LAG", "RATE/s", "SEEN", "DLQ"):
             assert column in shown.lines[3]
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_all_consumers_look_as_they_should(size, tmp_path):
+    feeds = make_feeds("orders", "bills", "mails", bills=make_snapshot(topic="bills"), mails=None)
+    feeds[2].problem = "can't connect to /run/kc/mails.sock: Connection refused"
+    async with consoles(feeds, size=SIZES[size]) as shown:
+        await shown.press("j", "space")
+        assert_picture(shown, f"several-{size}", tmp_path)
+        await shown.press("D")
+        assert_picture(shown, f"several-stop-{size}", tmp_path)
+        await shown.press("n", "n", "n")
+        shown.app.clear_notifications()
+        await shown.settle()
+        assert_picture(shown, f"several-one-{size}", tmp_path)
 
 
 # The command line

@@ -40,7 +40,7 @@ CONSOLE = {"", "errors", "logs", "snapshot", "unix_socket"}
 """What the console's parts may import: the public names, the snapshot they draw, logs, which the terminal must not get, and
 who listens at a socket."""
 
-COMMAND_LINE = {"cli", "control", "demo", "kafka_consumer", "metrics_server", "options", "settings"}
+COMMAND_LINE = {"cli", "control", "demo", "kafka_consumer", "metrics_server", "options", "replay_report", "settings"}
 """What the console's command line may import as well: it starts the same consumer as the other one, from the same settings."""
 
 TERMINAL = {"click", "rich", "textual", "prometheus_client"}

@@ -35,6 +35,7 @@ ELSEWHERE = {
 """What isn't run here, and where it is."""
 
 pytestmark = [
+    pytest.mark.e2e,  # whole programs, one after the other, for a minute
     pytest.mark.skipif(not (BIN / "kc").exists(), reason="kc isn't installed beside this Python"),
     pytest.mark.slow,
     pytest.mark.timeout(300),
