@@ -44,6 +44,7 @@ _TRIAL = """\
 **A trial: {why}. These figures show that the measurement runs, and nothing else.**
 """
 
+FEWEST_ROUNDS = 3  # of which a median says something
 ROUNDS = 5  # of which the page is made; with fewer it says so
 
 _CONTRACT = """\
@@ -63,7 +64,7 @@ than {noisy:g} cores of the machine, the broker among them, are left out where t
   nothing, has no workers, and can't fail over one message.
 - All that build on librdkafka get the same settings for fetching. What else each is given is in `bench/run_*.py`, and nobody was
   tuned exhaustively. kc runs with `queue_size=10000` (its default is 1,000), the backup off except in G, all else by default. Of
-  pyrallel-consumer's settings two were tried, briefly; it got the one that was faster for it.
+  pyrallel-consumer's settings three were tried, briefly; it got the one that was faster for it.
 - They don't promise the same. faststream's workers acknowledge before they process: at most once. aiokafka and faststream-batch
   get their concurrency from the handler, with a barrier after each batch, and no message fails alone. quixstreams does one
   message after the other. `raw` and `pool` are what one writes by hand, without care for rebalances. kc tracks each message, and
@@ -274,6 +275,8 @@ def _trial(runs: list[dict[str, Any]], scales: Collection[float]) -> str:
     rounds = max((r["round"] + 1 for r in runs), default=0)
     if rounds < ROUNDS:
         why.append(f"{rounds} round{'s' * (rounds != 1)} instead of {ROUNDS}")
+    if why and rounds >= FEWEST_ROUNDS and len(why) == 1:
+        return f"Medians of {rounds} rounds, at full length; `make bench-full` makes {ROUNDS}, of every scenario.\n"
     return _TRIAL.format(why=" and ".join(why)) if why else ""
 
 
