@@ -61,7 +61,9 @@ class KafkaConsumer(Operations):
         self.exit_code: int | None = None
         self._client = Client(consumer)
         self._committer = Committer(self.shared_state, self._client)
-        self._committer.outside = is_outside(config)
+        if is_outside(config):
+            self._committer.outside = True
+            self.shared_state.dev_mode.set()  # so that everybody sees that nothing is committed
         self._pool = new_pool(self.shared_state)
         self._dead_letters = DeadLetterWriter(self.shared_state)
         self._backup = BackupWriter(self.shared_state) if config.backup_mode != "off" else None
@@ -125,7 +127,7 @@ class KafkaConsumer(Operations):
         self.shared_state.lifecycle.advance(Phase.RUNNING)
         self.shared_state.logger.info(
             "consuming %s as %s with %d workers%s", self.config.topic, self.config.group_id, self.config.worker_count,
-            "; dev mode: nothing will be committed" if self.shared_state.dev_mode.is_set() else "",
+            "; dev mode: nothing will be committed" if self.config.dev_mode else "",
         )  # fmt: skip
 
     def stop(self, reason: str = "stopped by the operator") -> None:

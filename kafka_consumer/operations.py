@@ -12,6 +12,7 @@ from kafka_consumer.replay_bounds import Bound, parse_bound
 
 if TYPE_CHECKING:
     from kafka_consumer.client import Client
+    from kafka_consumer.offset_manager import Committer
     from kafka_consumer.polling_thread import Poller
     from kafka_consumer.redrive_control import Redrives
     from kafka_consumer.shared_state import SharedState
@@ -23,6 +24,7 @@ class Operations:
 
     shared_state: SharedState
     _client: Client
+    _committer: Committer
     _poller: Poller | None
     _pool: Any
     _redrives: Redrives
@@ -40,8 +42,13 @@ class Operations:
         self.shared_state.logger.info("resumed: %s", _name(keys))
 
     def set_dev_mode(self, enabled: bool) -> None:
-        """Switch commits off (dev mode) or on. What dev mode let go of is committed once it is off."""
+        """Switch commits off (dev mode) or on. What dev mode let go of is committed once it is off.
+
+        Errors: ``ConfigError`` for commits of a replay outside the group.
+        """
         dev_mode = self.shared_state.dev_mode
+        if not enabled and self._committer.outside:
+            raise ConfigError("a replay outside the group commits nothing; one that is started with --commit does")
         if enabled:
             dev_mode.set()
         else:

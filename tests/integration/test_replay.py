@@ -45,6 +45,18 @@ def test_a_replay_takes_all_that_is_there_at_the_start_ends_by_itself_and_commit
     assert filled.committed(GROUP, TOPIC) == 40
     assert filled.owner(GROUP, TOPIC) is None
     assert any("outside the group" in line and "up to 150 messages" in line for line in log(logging.INFO))
+    assert not any("dev mode" in line for line in log(logging.INFO))
+
+
+def test_a_replay_outside_the_group_shows_that_nothing_is_committed_and_commits_cannot_be_switched_on(filled, live, gate):
+    life = live(processor_callable=gate, worker_count=1, replay_from="earliest", replay_to="latest")
+    eventually(lambda: gate.begun)
+    assert life.consumer.snapshot().dev_mode
+    with pytest.raises(ConfigError, match="a replay outside the group commits nothing"):
+        life.consumer.set_dev_mode(False)
+    gate.open.set()
+    assert life.wait_end() == 0
+    assert life.client.commit_calls == 0
 
 
 def test_a_replay_of_offsets_takes_just_those_partitions_and_its_end_is_inclusive(filled, live, seen):
