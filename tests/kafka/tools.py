@@ -370,6 +370,8 @@ class Kafka:
                     self._options(
                         {
                             "linger.ms": 5,
+                            # A batch that a new topic's leader refuses at first is sent again before the next: order holds.
+                            "max.in.flight.requests.per.connection": 1,
                             "message.max.bytes": MESSAGE_MAX_BYTES,
                             "queue.buffering.max.messages": 1_000_000,
                             # Acknowledgements would cost a Python call a message.
