@@ -55,6 +55,7 @@ def test_kills_at_random_lose_nothing_and_repeat_only_what_was_not_committed(
                 time.sleep(chance.uniform(0, 0.3))
         kc.kill()
     last = start()
+    last.wait_log("consuming ", 60)  # before it has a handler for it, SIGTERM just ends it, as it would end anything
     fleet.wait_committed()
     assert last.end() == 0
 
@@ -207,6 +208,7 @@ def test_chaos_among_four_members_loses_nothing_and_keeps_the_order_of_keys(
         chaos.settle()
     fleet.wait_committed(timeout=120)
     for name, member in chaos.members.items():
+        member.wait_log("consuming ", 60)
         assert member.end() == 0, f"{name}:\n{member.log[-5000:]}"
 
     report = fleet.judge(ordered=True, attempts=2)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import resource
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
+from kafka_consumer import check as check_module
 from kafka_consumer.check_kafka import LastError, _mend, ask, check_kafka
+from kafka_consumer.config import KafkaConsumerConfig
+from kafka_consumer.errors import ConfigError
 from kafka_consumer.finding import Finding
 from kafka_consumer.settings_sources import KAFKA
+from tests.helpers import make_config
 
 SETTINGS: Any = {
     "bootstrap_servers": "broker:9092", "topic": "orders", "group_id": "billing", "stop_at_offset": None,
@@ -106,3 +113,38 @@ def test_what_librdkafka_says_of_a_broker_leads_to_what_to_look_at():
         ("timed out", "the network"),
     ):
         assert advice in _mend(text)
+
+
+class Wanted(dict[str, Any]):
+    """Settings that want extras; their configuration is made, or refused."""
+
+    def __init__(self, folder: Path, refused: str | None = None, **values: Any) -> None:
+        super().__init__({"metrics_port": None, "decode": "raw", "tracing": False, **values})
+        self._folder, self._refused = folder, refused
+
+    def build_config(self) -> KafkaConsumerConfig:
+        if self._refused is not None:
+            raise ConfigError(self._refused)
+        return make_config(self._folder, tracing=self["tracing"])
+
+
+def test_extras_that_are_wanted_are_looked_for(tmp_path: Path):
+    def of(settings: Any) -> list[str]:
+        return [str(finding) for finding in check_module._check_extras(settings)]
+
+    assert of(Wanted(tmp_path)) == []
+    assert of(Wanted(tmp_path, metrics_port=0)) == ["✓ extras: kc[metrics] is installed"]
+    assert of(Wanted(tmp_path, tracing=True)) == ["✓ extras: what --tracing needs is installed"]
+    (line,) = of(Wanted(tmp_path, decode="avro", refused="decode: expected kc[decode] to be installed"))
+    assert line == "✗ extras: decode: expected kc[decode] to be installed"
+
+
+def test_a_socket_may_be_in_a_folder_that_is_not_there_yet(tmp_path: Path):
+    found = check_module._check_socket(str(tmp_path / "new" / "kc.sock"))
+    assert (found.good, str(found)) == (True, f"✓ socket {tmp_path / 'new' / 'kc.sock'}")
+
+
+def test_any_number_of_open_files_is_enough(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    found = check_module._check_limits({"executor": "process", "worker_count": 8})
+    assert "any number of open files" in str(found)
