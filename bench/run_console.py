@@ -51,7 +51,10 @@ class Gaps:
         self._ticking = False
 
     def start(self) -> dict[str, Any]:
+        deadline = time.monotonic() + 30
         while self.loop is None:
+            if time.monotonic() > deadline:
+                raise TimeoutError("no event loop is known after 30 s")
             time.sleep(0.01)
         self.found, self._ticking = [], True
         asyncio.run_coroutine_threadsafe(self._tick(), self.loop)
@@ -258,7 +261,7 @@ def main() -> None:
     if os.isatty(0):
         # As a login does it: a change of the terminal's size is told to its session.
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    tui.runtime.ConsoleApp = WatchedApp
+    tui.runtime.make_app = lambda feeds, **of_the_app: WatchedApp(feeds[0], **of_the_app)
     with tempfile.TemporaryDirectory() as folder:
         consumer = None if options.kind in ("attached", "bystander") else consumer_of(options, folder)
         bench = Bench(consumer, options)
