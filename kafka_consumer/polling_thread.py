@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 2000  # messages a poll
 POLL_SECONDS = 0.05  # also how long another thread's request may have to wait
+SHORT_POLL_SECONDS = 0.002  # the same while draining, and right after messages came: a stop, or the last commit, waits for it
 ROOM_SECONDS = 0.02  # how long the loop waits for room before it serves requests again
 PAUSE_AFTER_SECONDS = 1.0  # a queue that stays full for this long gets the partitions paused
 BACKUP_WAIT_SECONDS = 1.0  # how long polling waits for a full backup queue, once, before rows are skipped
@@ -69,6 +70,7 @@ class Poller:
         self._strict = config.backup_mode == "strict"
         self._bulk = callable(getattr(consumer, "consume", None))
         self._poll_seconds = min(POLL_SECONDS, config.commit_interval_seconds)
+        self._patience = SHORT_POLL_SECONDS  # how long the next poll waits: twice as long as the last one that brought nothing
         self._held: list[MessageLike] = []  # came although the partitions were paused
         self._raised: KafkaException | None = None  # by the last fetch, after messages that are to be delivered first
         self._full_since: float | None = None
@@ -116,7 +118,8 @@ class Poller:
         if self._held:
             batch, self._held = self._held[:room], self._held[room:]
         else:
-            batch = self._fetch(min(room, MAX_BATCH), self._poll_seconds)
+            batch = self._fetch(min(room, MAX_BATCH), min(self._patience, self._poll_seconds))
+            self._patience = SHORT_POLL_SECONDS if batch else min(2 * self._patience, self._poll_seconds)
         if batch:
             self._take(batch)
         self.errors.look()
@@ -130,7 +133,7 @@ class Poller:
             self.pauses.apply(self.targets.reached)
             # A message that comes in spite of the pause isn't delivered, so its offset isn't committed: it will be polled again.
             # For the same reason the end of a partition means nothing from here on: what is before it may not be delivered.
-            for message in self._fetch(1, self._poll_seconds):
+            for message in self._fetch(1, SHORT_POLL_SECONDS):
                 error = message.error()
                 if error is not None and not self.errors.is_end(error):
                     self.errors.came(error)
