@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from kafka_consumer.chunk import Chunk
+from kafka_consumer.thread_switching import ThreadSwitching
 from kafka_consumer.types import WorkerState
 from kafka_consumer.worker import Worker
 
@@ -50,6 +51,7 @@ class Supervisor:
         self._seen: dict[int, tuple[Chunk | None, int]] = {}
         self._slow: set[tuple[int, float]] = set()
         self._queue.withdraw = self.withdraw
+        self.switching = ThreadSwitching()
         self._random = random.Random()  # noqa: S311 - jitter, not cryptography
 
     # --- called by workers ------------------------------------------------------------------------------------------
@@ -108,7 +110,7 @@ class Supervisor:
                 ended, self._ended = self._ended, []
                 due = self._due(time.monotonic())
                 if not ended and not due:
-                    self._wake.wait(self._pause())
+                    self._wait(self._pause())
                     due = self._due(time.monotonic())
             for chunk in due:
                 self._queue.put_back(chunk, retry=True)
@@ -122,6 +124,12 @@ class Supervisor:
         with self._wake:
             self._stopped = True
             self._wake.notify()
+
+    def _wait(self, seconds: float) -> None:
+        """Wait until woken, or so long. With the lock of ``_wake`` held."""
+        wanted = time.monotonic() + seconds
+        if not self._wake.wait(seconds):
+            self.switching.woke_late(time.monotonic() - wanted)
 
     def _pause(self) -> float:
         """Return seconds until something may have to be done. With the lock of ``_wake`` held."""

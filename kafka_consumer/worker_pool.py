@@ -36,6 +36,7 @@ class WorkerPool:
 
     def start(self) -> None:
         """Start the workers and the supervisor."""
+        self._supervisor.switching.ease(self._wanted)
         self._supervisor_thread.start()
         with self._lock:
             for _ in range(self._wanted):
@@ -47,6 +48,7 @@ class WorkerPool:
         with self._lock:
             more = count - self._wanted
             self._wanted = count
+            self._supervisor.switching.ease(count)
             if more < 0:
                 queue.dismiss(-more)
             for _ in range(more):
@@ -71,6 +73,7 @@ class WorkerPool:
                 break
         self._supervisor.stop()
         self._supervisor_thread.join()
+        self._supervisor.switching.restore()
         return True
 
     def alive(self) -> Sequence[Worker]:
