@@ -18,9 +18,8 @@ FEW = 250
 """Workers up to which nothing is changed."""
 SECONDS_A_WORKER = 0.00025
 MOST_SECONDS = 0.1
-LATE = 2.0
-"""A supervisor that wakes so many intervals late waited for somebody's computing; that often in a row, it isn't by chance."""
-TIMES = 3
+LATE_WEIGHT = 0.2
+"""Of the supervisor's last wake in the average of how late it wakes; above an interval, it waits for somebody's computing."""
 
 
 class ThreadSwitching:
@@ -29,7 +28,7 @@ class ThreadSwitching:
     def __init__(self) -> None:
         self._before: float | None = None  # what the interval was; None while it isn't ours
         self._ours = 0.0
-        self._late = 0
+        self._late = 0.0  # seconds, on average
 
     def ease(self, workers: int) -> None:
         """Have many threads fight less. Does nothing where few run, or where somebody has chosen an interval already."""
@@ -43,8 +42,8 @@ class ThreadSwitching:
         """The supervisor's thread woke so much later than it wanted to."""
         if self._before is None:
             return
-        self._late = self._late + 1 if seconds > LATE * self._ours else 0
-        if self._late >= TIMES:
+        self._late += LATE_WEIGHT * (seconds - self._late)
+        if self._late > self._ours:
             self.restore()
 
     def restore(self) -> None:
