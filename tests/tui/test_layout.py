@@ -73,6 +73,16 @@ async def test_a_small_screen_shows_one_panel_at_a_time():
         assert "rate" in shown.lines[2]
 
 
+async def test_the_lag_is_a_lower_bound_while_that_of_some_partition_is_unknown():
+    unread = partition(1, position=None, committed=None, lag=None)
+    async with console(replace(healthy(), partitions=(partition(0, lag=2_400), unread))) as shown:
+        assert "lag ≥2.4k" in shown.text
+        await shown.publish(replace(healthy(), partitions=(partition(0, lag=2_400), partition(1, lag=600))))
+        assert "lag 3.0k" in shown.text or "lag 3,000" in shown.text
+        await shown.publish(replace(healthy(), partitions=(unread,)))
+        assert "≥" not in shown.text
+
+
 async def test_a_tiny_screen_shows_the_verdict_and_the_figures_alone():
     async with console(make_snapshot(), size=(60, 15)) as shown:
         assert "STUCK" in shown.lines[0]

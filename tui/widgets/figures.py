@@ -13,6 +13,13 @@ from tui.widgets.drawing import LinesWidget
 from tui.widgets.replaybar import progress_lines
 
 
+def _lag(snapshot: Snapshot) -> str:
+    """Return the lag of all partitions; as a lower bound while that of some isn't known."""
+    known = total_lag(snapshot)
+    at_least = known is not None and any(partition.lag is None for partition in snapshot.partitions)
+    return f"≥{count(known)}" if at_least else count(known)
+
+
 class Figures(LinesWidget):
     """One line; on a tiny screen a line for each figure."""
 
@@ -48,7 +55,7 @@ def figures_line(view: View, width: int) -> Line:
     dead = snapshot.totals.dlq_written
     groups: list[Group] = [
         (9, _figure("rate", f"{count(snapshot.rates.processed)}/s", sparkline(trends.rate, spark))),
-        (10, _figure("lag", count(total_lag(snapshot)), sparkline(trends.lag, spark), _growing(trends.lag_change))),
+        (10, _figure("lag", _lag(snapshot), sparkline(trends.lag, spark), _growing(trends.lag_change))),
         (6, _figure("p99", duration(snapshot.latency.processing.p99), sparkline(trends.p99, spark))),
         (8, _figure("failed", percent(failed), tone="bad" if failed >= 0.05 else "warn" if failed > 0 else "plain")),
         (5, _queue_figure(queue.depth, queue.capacity, share, width) if queue else ()),
@@ -70,7 +77,7 @@ def tiny_lines(view: View, width: int, height: int) -> list[Line]:
     room = max(0, min(20, width - 24))
     lines: list[Line] = list(progress_lines(view, width))
     rows = [
-        ("lag", count(total_lag(snapshot)), sparkline(trends.lag, room), _growing(trends.lag_change)),
+        ("lag", _lag(snapshot), sparkline(trends.lag, room), _growing(trends.lag_change)),
         ("rate", f"{count(snapshot.rates.processed)}/s", sparkline(trends.rate, room), "plain"),
         ("failed", percent(failed_fraction(snapshot)), "", "bad" if failed_fraction(snapshot) >= 0.05 else "plain"),
         ("DLQ", f"{full(snapshot.totals.dlq_written)} ({signed(trends.dead_letters_recent)})", "", "plain"),
