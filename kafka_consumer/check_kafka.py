@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AclOperation, AdminClient  # type: ignore[attr-defined]
+from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource  # type: ignore[attr-defined]
 
 from kafka_consumer.finding import Finding, count
 from kafka_consumer.kafka_properties import mask_values
@@ -113,6 +113,8 @@ def ask(consumer: Any, settings: Mapping[str, Any], said: LastError) -> Iterator
         yield Finding(False, f"topic {topic}: {reason}; check --topic, or create it, or allow this user to describe it")
         return
     yield Finding(True, f"topic {topic}: {count(len(found.partitions), 'partition')}")
+    if settings["dlq_topic"] is not None:
+        yield _check_dead_letter_topic(consumer, settings, sorted(metadata.brokers), said)
     targets = [key for key in settings["stop_at_offset"] or () if key[0] == topic]
     missing = out_of_topic(targets, found.partitions)
     if missing is not None:
@@ -130,6 +132,37 @@ def ask(consumer: Any, settings: Mapping[str, Any], said: LastError) -> Iterator
     yield from _check_logs(consumer, known, settings)
     if not settings["demo"]:  # librdkafka's mock cluster knows no rights
         yield from _check_rights(settings)
+
+
+def _check_dead_letter_topic(consumer: Any, settings: Mapping[str, Any], brokers: Sequence[int], said: LastError) -> Finding:
+    topic = settings["dlq_topic"]
+    try:
+        found = _list_topics(consumer, topic, said).topics.get(topic)
+    except KafkaException as error:
+        reason = Redactor(settings[KAFKA]).redact(said.text or error.args[0].str())
+        return Finding(False, f"dead-letter topic {topic}: {reason}; check the brokers")
+    if found is not None and found.error is None and found.partitions:
+        return Finding(True, f"dead-letter topic {topic}: {count(len(found.partitions), 'partition')}")
+    unknown = found is None or found.error is None or found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+    if unknown and not settings["demo"] and brokers and _brokers_create_topics(settings, brokers[0]):
+        return Finding(True, f"dead-letter topic {topic}: doesn't exist yet, the brokers create it (auto.create.topics.enable)")
+    if unknown and settings["demo"]:
+        return Finding(True, f"dead-letter topic {topic}: the demo's broker creates it")
+    reason = "it doesn't exist" if found is None or found.error is None else found.error.str()
+    mend = "create it, or check --dlq-topic, or allow this user to describe it"
+    return Finding(False, f"dead-letter topic {topic}: {reason}; {mend}")
+
+
+def _brokers_create_topics(settings: Mapping[str, Any], broker: int) -> bool:
+    """Whether brokers create topics by themselves; False where they, or the rights of this user, don't tell."""
+    asked = ConfigResource(ConfigResource.Type.BROKER, str(broker))
+    try:
+        admin = _admin(settings)  # its answers end with it
+        answer = admin.describe_configs([asked], request_timeout=_RIGHTS_SECONDS)[asked].result(_RIGHTS_SECONDS + 1)
+    except (KafkaException, ValueError, TimeoutError):
+        return False
+    entry = answer.get("auto.create.topics.enable")
+    return entry is not None and entry.value == "true"
 
 
 def _mend(reason: str) -> str:
@@ -186,20 +219,21 @@ def _check_logs(consumer: Any, committed: list[TopicPartition], settings: Mappin
 
 def _check_rights(settings: Mapping[str, Any]) -> Iterator[Finding]:
     """Ask what this user may do; brokers that don't tell are taken at their word for the rest."""
-    topic, group = settings["topic"], settings["group_id"]
-    given = for_librdkafka(settings[KAFKA])
-    # Options of a consumer would be refused, or warned about; what matters here is who asks.
-    options = {name: value for name, value in given.items() if name in _LOGIN or name.startswith(("ssl.", "sasl."))}
+    topic, group, dead_letters = settings["topic"], settings["group_id"], settings["dlq_topic"]
+    topics = [topic] if dead_letters is None else [topic, dead_letters]
     try:
-        admin = AdminClient({**options, "bootstrap.servers": settings["bootstrap_servers"]}, logger=_quiet)
+        admin = _admin(settings)
+        described = admin.describe_topics(
+            TopicCollection(topics), include_authorized_operations=True, request_timeout=_RIGHTS_SECONDS
+        )
         asked = {
             f"group {group}": admin.describe_consumer_groups(
                 [group], include_authorized_operations=True, request_timeout=_RIGHTS_SECONDS
             )[group],
-            f"topic {topic}": admin.describe_topics(
-                TopicCollection([topic]), include_authorized_operations=True, request_timeout=_RIGHTS_SECONDS
-            )[topic],
+            f"topic {topic}": described[topic],
         }
+        if dead_letters is not None:
+            asked[f"dead-letter topic {dead_letters}"] = described[dead_letters]
     except (KafkaException, ValueError):
         return
     for name, answer in asked.items():
@@ -207,10 +241,20 @@ def _check_rights(settings: Mapping[str, Any]) -> Iterator[Finding]:
             allowed = answer.result(_RIGHTS_SECONDS + 1).authorized_operations
         except (KafkaException, TimeoutError):
             continue
-        if allowed is not None and not {AclOperation.READ, AclOperation.ALL} & set(allowed):
-            yield Finding(False, f"{name}: this user may not read it: an ACL must allow it the operation Read")
+        wanted, word = (AclOperation.WRITE, "Write") if name.startswith("dead-letter") else (AclOperation.READ, "Read")
+        verb = "write to" if word == "Write" else "read"
+        if allowed is not None and not {wanted, AclOperation.ALL} & set(allowed):
+            yield Finding(False, f"{name}: this user may not {verb} it: an ACL must allow it the operation {word}")
         elif allowed is not None:
-            yield Finding(True, f"{name}: this user may read it")
+            yield Finding(True, f"{name}: this user may {verb} it")
+
+
+def _admin(settings: Mapping[str, Any]) -> AdminClient:
+    """Return a client for questions. Errors: ``KafkaException``, ``ValueError``."""
+    # Options of a consumer would be refused, or warned about; what matters here is who asks.
+    given = for_librdkafka(settings[KAFKA])
+    options = {name: value for name, value in given.items() if name in _LOGIN or name.startswith(("ssl.", "sasl."))}
+    return AdminClient({**options, "bootstrap.servers": settings["bootstrap_servers"]}, logger=_quiet)
 
 
 _LOGIN = frozenset({"security.protocol", "enable.ssl.certificate.verification", "broker.address.family", "client.id"})

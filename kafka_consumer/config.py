@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kafka_consumer.errors import ConfigError, DecodeError
+from kafka_consumer.errors import ConfigError, CrashLoopError, DecodeError
 from kafka_consumer.option_checks import (
     LOG_LEVELS,
     MIB,
@@ -36,6 +36,7 @@ from kafka_consumer.option_checks import (
     servers,
     stop_at_offset,
     text,
+    topic_name,
     without_passwords,
 )
 from kafka_consumer.replay_bounds import parse_bound
@@ -60,6 +61,9 @@ OPTIONS: Mapping[str, Option] = {
     "processor_callable": Option(REQUIRED, processor, "The function called with each message's value; it raises to fail."),
     "backup_path": Option("backup.csv", csv_path, "Base name of the hourly backup files."),
     "dlq_path": Option("dlq.csv", csv_path, "Base name of the hourly dead-letter files."),
+    "dlq_topic": Option(
+        None, optional(topic_name), "A topic that dead letters are sent to as well, before their offsets are committed."
+    ),
     "worker_count": Option(10, integer(1, 1000), "Workers that call the function at the same time."),
     "queue_size": Option(1000, integer(10, 1_000_000), "Messages that wait for a worker, at the most."),
     "commit_interval_seconds": Option(5.0, seconds(), "Seconds between commits."),
@@ -95,6 +99,9 @@ OPTIONS: Mapping[str, Option] = {
     ),
     "max_failure_ratio": Option(
         None, optional(ratio()), "Failed share of the last 200 messages or more at which polling pauses until it is resumed."
+    ),
+    "crash_loop_limit": Option(
+        None, optional(integer(2)), "Crashes in a row at the same place after which the message at fault is found and left out."
     ),
     "shutdown_warning_seconds": Option(30.0, seconds(), "Seconds of draining after which the busy workers are named."),
     "shutdown_drain_seconds": Option(
@@ -149,6 +156,7 @@ class KafkaConsumerConfig:
     processor_callable: Callable[[bytes | None], Any]
     backup_path: str
     dlq_path: str
+    dlq_topic: str | None
     worker_count: int
     queue_size: int
     commit_interval_seconds: float
@@ -175,6 +183,7 @@ class KafkaConsumerConfig:
     max_uncommitted_span: int
     on_offset_out_of_range: str
     max_failure_ratio: float | None
+    crash_loop_limit: int | None
     shutdown_warning_seconds: float
     shutdown_drain_seconds: float | None
     shutdown_timeout_seconds: float
@@ -225,6 +234,8 @@ class KafkaConsumerConfig:
                 problems.append(f"{name}: expected {accepted}, got {_show(name, value)}")
         if not problems and self.backup_mode != "off" and _same_file(self.backup_path, self.dlq_path):
             problems.append(f"dlq_path: expected another file than backup_path, got {_show('dlq_path', self.dlq_path)} for both")
+        if not problems and self.dlq_topic is not None and self.dlq_topic == getattr(self, "topic", None):
+            problems.append(f"dlq_topic: expected another topic than the one consumed, got {self.topic!r} for both: a loop")
         if not problems:
             problems += self._replay_problems() + self._decode_problems()
         if not problems and self.executor != "thread":
@@ -252,6 +263,9 @@ class KafkaConsumerConfig:
             problems.append(f"protobuf_type: expected 'module:Class' with decode=protobuf, and only then; decode={self.decode}")
         if self.tracing and self.executor == "process":
             problems.append("tracing: expected executor 'thread' or 'asyncio' with it: spans aren't carried over from processes")
+        if self.crash_loop_limit is not None and self.executor == "process":
+            what = "a process that dies costs its message an attempt, and nothing else"
+            problems.append(f"crash_loop_limit: expected executor 'thread' or 'asyncio' with it: {what}")
         return problems
 
     def _normalise(self) -> None:
@@ -264,6 +278,8 @@ class KafkaConsumerConfig:
         self.fatal_exceptions = tuple(self.fatal_exceptions)
         if self.decode != "raw" and DecodeError not in self.fatal_exceptions:
             self.fatal_exceptions += (DecodeError,)  # the same bytes decode no better the next time
+        if self.crash_loop_limit is not None and CrashLoopError not in self.fatal_exceptions:
+            self.fatal_exceptions += (CrashLoopError,)
         self.replay_from, self.replay_to = _texts(self.replay_from), _texts(self.replay_to)
 
     def validate_config(self) -> None:

@@ -13,15 +13,19 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kafka_consumer.backup_rows import BACKUP_COLUMNS, format_messages
 from kafka_consumer.batch_queue import BatchQueue, total_size, value_size
 from kafka_consumer.csv_files import RotatingCsv, encode_headers, encode_pair, format_rows, hourly_path
 from kafka_consumer.dead_letter import dead_letter
+from kafka_consumer.errors import DeadLetterTopicError
 from kafka_consumer.retention import Retention
 from kafka_consumer.shared_state import SharedState
 from kafka_consumer.types import DeadLetter
+
+if TYPE_CHECKING:
+    from kafka_consumer.dlq_topic import DeadLetterTopic
 
 __all__ = ["BACKUP_COLUMNS", "DLQ_COLUMNS", "BackupWriter", "DeadLetterWriter", "backup_csv_loop", "dlq_csv_loop", "now"]
 
@@ -78,6 +82,9 @@ class CsvWriter(ABC):
     def size(self, items: list[Any]) -> int:
         """Return about how many bytes these items take."""
 
+    def begin(self) -> None:  # noqa: B027 - for writers that need it
+        """The first file is open; nothing was taken yet."""
+
     def synced(self) -> None:  # noqa: B027 - for writers that need it
         """All that was written is on disk."""
 
@@ -94,10 +101,15 @@ class CsvWriter(ABC):
         """Write until the consumer has stopped and the pipe is dry; end the consumer when a file fails."""
         try:
             self._open(now())
+            self.begin()
             while not self._pipe.ended:
                 self.step()
             self.step(final=True)
             self._close()
+        except DeadLetterTopicError as error:
+            self.shared_state.logger.critical("%s; stopping", error)
+            self.shared_state.fail(str(error))
+            self._abandon()
         except Exception as error:  # whatever it is, nothing more can be recorded
             self.shared_state.logger.critical(
                 "%s file %s failed: %s: %s; stopping", self.name, self._file.path or self._base, type(error).__name__, error,
@@ -246,18 +258,30 @@ class BackupWriter(CsvWriter):
 
 
 class DeadLetterWriter(CsvWriter):
-    """Writes the dead letters, each synced before its offset may be committed."""
+    """Writes the dead letters, each synced before its offset may be committed; and then sent to ``topic``, where there is one."""
 
     name = "dead-letter"
     columns = DLQ_COLUMNS
 
-    def __init__(self, shared_state: SharedState) -> None:
+    def __init__(self, shared_state: SharedState, topic: DeadLetterTopic | None = None) -> None:
         config = shared_state.config
+        self._topic = topic
         self._letters = shared_state.dlq_queue
         super().__init__(shared_state, self._letters, config.dlq_path, config.dlq_csv_batch_size)
         # The last dead letters for the console: (seconds since the epoch, record). Written by this thread alone; a reader
         # gets a whole tuple.
         self.tail: tuple[tuple[float, DeadLetter], ...] = ()
+
+    def begin(self) -> None:
+        """See that the topic is there."""
+        if self._topic is not None:
+            self._topic.open()
+
+    def step(self, *, final: bool = False) -> None:
+        """Take what is there, and write what is due."""
+        if self._topic is not None:
+            self._topic.look()
+        super().step(final=final)
 
     def format(self, at: str, items: list[Any]) -> bytes:
         """Return dead letters as rows."""
@@ -276,14 +300,24 @@ class DeadLetterWriter(CsvWriter):
         return sum([value_size(item) + (len(item.stack_trace) if isinstance(item, DeadLetter) else 0) for item in items])
 
     def written(self, items: list[Any]) -> None:
-        """Sync, then let their offsets go."""
+        """Sync, publish, then let their offsets go."""
         self._file.sync()
-        self._letters.written(items)
         self.shared_state.counters.dlq_written += len(items)
+        self._show(items)
+        if self._topic is not None:
+            self._topic.publish([as_letter(item) for item in items])
+        self._letters.written(items)
+
+    def _show(self, items: list[Any]) -> None:
         seconds = now().timestamp()
         # Cut: fifty dead letters of 10 MB each have no place in memory. The file holds them whole.
         fresh = tuple((seconds, _cut(as_letter(item))) for item in items[-DLQ_TAIL:])
         self.tail = (self.tail + fresh)[-DLQ_TAIL:]
+
+    def ended(self) -> None:
+        """Nothing is published any more."""
+        if self._topic is not None:
+            self._topic.close()
 
     def flush_wanted(self) -> bool:
         """The commit loop waits for a failed message."""

@@ -31,7 +31,7 @@ _STAND_INS = {
 }  # fmt: skip
 """Required options that a command has no use for, so that nobody need give them."""
 
-_POLLING = ("queue_size", "max_inflight_bytes", "max_failure_ratio")
+_POLLING = ("queue_size", "max_inflight_bytes", "max_failure_ratio", "crash_loop_limit")
 _PROCESSING = tuple(
     key for key, setting in SETTINGS.items()
     if key == "tracing" or (setting.section in ("Processing", "Failures") and key not in _POLLING)

@@ -65,8 +65,19 @@ class RegistryUnavailableError(KafkaConsumerError, ConnectionError):
     """The schema registry couldn't be asked for a minute; a failed attempt of the message that needed it."""
 
 
+class CrashLoopError(KafkaConsumerError, RuntimeError):
+    """The process ended with this message in work; recorded in the dead-letter file, never raised to a caller, never tried again.
+
+    See ``crash_loop_limit``.
+    """
+
+
 class FileFormatError(KafkaConsumerError, ValueError):
     """A file isn't one that kc wrote, or is damaged where it must not be; nothing was done."""
+
+
+class DeadLetterTopicError(KafkaConsumerError, RuntimeError):
+    """Dead letters can't be sent to ``dlq_topic``; the run ends, exit code 1, and commits nothing that waits for them."""
 
 
 class RedriveError(KafkaConsumerError, RuntimeError):

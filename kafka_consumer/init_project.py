@@ -35,6 +35,7 @@ _EXAMPLES: Mapping[str, str] = {
     "replay_to": '["latest"]', "command_config": '"client.properties"', "socket": '"run/kc.sock"', "processing_timeout": "30",
     "backup_retention_hours": "168", "max_failure_ratio": "0.5", "schema_registry_url": '"http://localhost:8081"',
     "protobuf_type": '"orders_pb2:Order"', "metrics_port": "9308", "shutdown_drain_seconds": "300", "max_rate": "100",
+    "crash_loop_limit": "3",
 }  # fmt: skip
 """Examples of options that have no default."""
 

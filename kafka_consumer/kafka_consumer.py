@@ -20,7 +20,9 @@ from confluent_kafka import KafkaException
 
 from kafka_consumer.client import Client, librdkafka_logger
 from kafka_consumer.config import KafkaConsumerConfig
+from kafka_consumer.crash_loop import guard_of
 from kafka_consumer.csv_writers import BackupWriter, DeadLetterWriter
+from kafka_consumer.dlq_topic import DeadLetterTopic
 from kafka_consumer.errors import ClientClosedError, ConfigError, FilesInUseError, ReplayError, RequestTimeoutError
 from kafka_consumer.file_lock import FileLocks
 from kafka_consumer.kafka_properties import mask_values
@@ -65,7 +67,9 @@ class KafkaConsumer(Operations):
             self._committer.outside = True
             self.shared_state.dev_mode.set()  # so that everybody sees that nothing is committed
         self._pool = new_pool(self.shared_state)
-        self._dead_letters = DeadLetterWriter(self.shared_state)
+        self._guard = guard_of(self.shared_state, self._pool)
+        self._topic = None if config.dlq_topic is None else DeadLetterTopic(self.shared_state)
+        self._dead_letters = DeadLetterWriter(self.shared_state, self._topic)
         self._backup = BackupWriter(self.shared_state) if config.backup_mode != "off" else None
         self._log_tail = LogTail()
         self._redrives = Redrives(config, self.shared_state.shutdown_event)
@@ -114,6 +118,9 @@ class KafkaConsumer(Operations):
             self._locks.release()
             self._stop_listening()
             raise
+        if self._guard is not None:
+            self._guard.start()
+            self._poller.guard = self._guard
         self._builder = self._snapshots(self._poller)
         for pipe in self._pipes():
             pipe.hold()
@@ -185,12 +192,14 @@ class KafkaConsumer(Operations):
     def _connect(self) -> Poller:
         start_of_new_group(self.config.kafka_options)  # raises here what would be too late later
         holder: list[Poller] = []
-        if self._client.consumer is None:
-            try:
+        try:
+            if self._topic is not None:
+                self._topic.connect()
+            if self._client.consumer is None:
                 self._client.connect(client_options(self.config, lambda error: holder[0].errors.on_client_error(error)))  # noqa: PLW0108 - the holder is empty yet
-            except KafkaException as error:
-                said = error.args[0].str() if error.args and hasattr(error.args[0], "str") else str(error)
-                raise ConfigError(f"kafka_options: {mask_values(said, self.config.kafka_options)}") from None
+        except KafkaException as error:
+            said = error.args[0].str() if error.args and hasattr(error.args[0], "str") else str(error)
+            raise ConfigError(f"kafka_options: {mask_values(said, self.config.kafka_options)}") from None
         poller = Poller(self.shared_state, self._client.consumer, self._committer, self._client.serve)
         poller.partitions.subscribed = True
         poller.breaker.recent_errors = lambda: [letter.error_type for _, letter in self._dead_letters.tail]
@@ -295,6 +304,8 @@ class KafkaConsumer(Operations):
         state.lifecycle.advance(Phase.DRAINING)
         waiting = state.processing_queue.qsize() + state.processing_queue.taken
         state.logger.info("%s; draining %d messages", state.lifecycle.stop_reason, waiting)
+        if self._guard is not None:
+            self._guard.draining()
         state.processing_queue.let_go()
         self._join_workers()
         state.dlq_queue.let_go()
@@ -310,6 +321,8 @@ class KafkaConsumer(Operations):
         self._leave.set()
         if not self._join("polling", CLOSE_SECONDS):
             state.logger.error("leaving the group got no answer from Kafka within %g s: given up", CLOSE_SECONDS)
+        if self._guard is not None:
+            self._guard.end()
         self._locks.release()
         self._end()
 

@@ -302,7 +302,8 @@ class Committer:
             time.sleep(FINAL_PAUSE_SECONDS)
         if self._waiting_for_disk:
             self.clean = False
-            self._log.error("%d failed messages aren't committed: their dead letters aren't on disk", len(self._waiting_for_disk))
+            count = len(self._waiting_for_disk)
+            self._log.error("%d failed messages stay uncommitted: their dead letters aren't recorded", count)
         if not self.clean:
             self._log.error("finished work stays uncommitted and will be repeated after a restart")
 

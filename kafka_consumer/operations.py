@@ -12,6 +12,7 @@ from kafka_consumer.replay_bounds import Bound, parse_bound
 
 if TYPE_CHECKING:
     from kafka_consumer.client import Client
+    from kafka_consumer.crash_loop import CrashLoopGuard
     from kafka_consumer.offset_manager import Committer
     from kafka_consumer.polling_thread import Poller
     from kafka_consumer.redrive_control import Redrives
@@ -27,6 +28,7 @@ class Operations:
     _committer: Committer
     _poller: Poller | None
     _pool: Any
+    _guard: CrashLoopGuard | None
     _redrives: Redrives
 
     def pause(self, partitions: Iterable[TopicPartitionKey] | None = None) -> None:
@@ -61,6 +63,9 @@ class Operations:
     def set_workers(self, count: int) -> None:
         """Change the number of workers. Errors: ``ConfigError`` out of 1..1000."""
         check_option("worker_count", count)
+        if self._guard is not None and not self._guard.resize(count):
+            self.shared_state.logger.info("%d workers, once the crash-loop guard's probation is over", count)
+            return
         self._pool.resize(count)
         self.shared_state.logger.info("%d workers", count)
 

@@ -112,6 +112,12 @@ def text(value: Any) -> str | None:
     return None if isinstance(value, str) and value.strip() else "a non-empty string"
 
 
+def topic_name(value: Any) -> str | None:
+    """Accept a name that Kafka takes for a topic."""
+    good = isinstance(value, str) and re.fullmatch(r"[a-zA-Z0-9._-]{1,249}", value) and value not in (".", "..")
+    return None if good else "the name of a topic: 1 to 249 letters, digits, dots, underscores and dashes"
+
+
 def servers(value: Any) -> str | None:
     """Accept Kafka's addresses without credentials in them."""
     if isinstance(value, str) and "@" in value:

@@ -8,8 +8,8 @@ polling goes on.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from confluent_kafka import KafkaException, TopicPartition
 
@@ -45,6 +45,13 @@ WATERMARK_SECONDS = 1.0
 LOOKED_SECONDS = 10.0  # watermarks are asked for only while somebody has looked within this time
 
 
+class Guard(Protocol):
+    """What polling tells the crash-loop guard."""
+
+    def look(self, ours: Mapping[TopicPartitionKey, Assignment]) -> None: ...
+    def delivered(self, chunks: Iterable[Chunk], ours: Mapping[TopicPartitionKey, Assignment]) -> None: ...
+
+
 class Poller:
     """The polling loop. All of its state belongs to its thread, but for what a comment says is read elsewhere."""
 
@@ -67,6 +74,7 @@ class Poller:
         self.errors = PollErrors(shared_state, consumer, self.partitions)
         self.pauses = Pauses(shared_state, consumer, self.partitions, commits)
         self.breaker = FailureBreaker(shared_state)
+        self.guard: Guard | None = None  # set by whoever has one
         self._strict = config.backup_mode == "strict"
         self._bulk = callable(getattr(consumer, "consume", None))
         self._poll_seconds = min(POLL_SECONDS, config.commit_interval_seconds)
@@ -108,6 +116,8 @@ class Poller:
         self.beat_at = time.monotonic()
         self.partitions.look_for_membership(self._consumer)
         self._serve()
+        if self.guard is not None:
+            self.guard.look(self.partitions.open)
         if self.breaker.look():
             self.pauses.operator = None
         room = self._room()
@@ -305,6 +315,8 @@ class Poller:
         chunks = [chunk for chunk in map(self._without_finished, chunks) if chunk is not None]
         good = [checked for chunk in chunks if (checked := check_values(chunk, self._shared_state)) is not None]
         if good:
+            if self.guard is not None:
+                self.guard.delivered(good, self.partitions.open)
             self._queue.put_chunks(good)
         self._stop_at_targets()
 

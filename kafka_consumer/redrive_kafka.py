@@ -20,7 +20,6 @@ topic of the marker, which is the dead letters' own topic, or the destination wh
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 
 from kafka_consumer.errors import ConfigError, RedriveError
 from kafka_consumer.kafka_properties import mask_values
-from kafka_consumer.option_checks import for_librdkafka
+from kafka_consumer.producer_options import THE_LETTERS, connection_options, quiet_logger, reliable_producer
 from kafka_consumer.redaction import Redactor
 from kafka_consumer.refusals import REFUSED
 
@@ -40,41 +39,13 @@ T = TypeVar("T")
 OPEN_SECONDS = 30.0  # how long the brokers may take to answer at all
 TRANSACTION_SECONDS = 60.0  # how long they may take for one batch; also transaction.timeout.ms
 ATTEMPT_SECONDS = 2.0  # one call; what didn't end in time is called again
-LARGEST_MESSAGE = 1_000_000_000  # librdkafka's own bound: what is too large for the topic is the broker's to say
 
-CONSUMER_ONLY = frozenset({
-    "auto.commit.enable", "auto.commit.interval.ms", "auto.offset.reset", "check.crcs",
-    "consume.callback.max.messages", "coordinator.query.interval.ms", "enable.auto.commit", "enable.auto.offset.store",
-    "enable.partition.eof", "fetch.error.backoff.ms", "fetch.max.bytes", "fetch.message.max.bytes", "fetch.min.bytes",
-    "fetch.queue.backoff.ms", "fetch.wait.max.ms", "group.id", "group.instance.id", "group.protocol", "group.protocol.type",
-    "group.remote.assignor", "heartbeat.interval.ms", "isolation.level", "max.partition.fetch.bytes", "max.poll.interval.ms",
-    "offset.store.method", "offset.store.path", "offset.store.sync.interval.ms", "partition.assignment.strategy",
-    "queued.max.messages.kbytes", "queued.min.messages", "session.timeout.ms",
-})  # fmt: skip
-"""Options of librdkafka that a producer would ignore, with a warning."""
-
-MANAGED = frozenset({
-    "acks", "allow.auto.create.topics", "delivery.report.only.error", "delivery.timeout.ms", "dr_cb", "dr_msg_cb",
-    "enable.gapless.guarantee", "enable.idempotence", "error_cb", "max.in.flight",
-    "max.in.flight.requests.per.connection", "message.send.max.retries",
-    "message.timeout.ms", "on_commit", "on_delivery", "produce.offset.report", "request.required.acks",
-    "retries", "stats_cb", "statistics.interval.ms", "transaction.timeout.ms", "transactional.id",
-})  # fmt: skip
-"""Options that would contradict what a redrive promises, or that it has no use for."""
-
-_THE_LETTERS = frozenset({
-    KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_MSG, KafkaError.INVALID_MSG_SIZE,
-    KafkaError.INVALID_TIMESTAMP, KafkaError.INVALID_RECORD, KafkaError.POLICY_VIOLATION, KafkaError._INVALID_ARG,  # noqa: SLF001
-    KafkaError._BAD_MSG,  # noqa: SLF001 - how the binding names librdkafka's own codes
-})  # fmt: skip
 _THE_TOPICS = frozenset({
     KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_EXCEPTION,
     KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
 })  # fmt: skip
 
-_quiet = logging.getLogger("kafka_consumer.librdkafka.redrive")
-_quiet.addHandler(logging.NullHandler())
-_quiet.propagate = False  # what librdkafka has to say comes as errors, too
+_quiet = quiet_logger("redrive")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,25 +68,12 @@ class Refusal:
     topic_wide: bool
 
 
-def connection_options(kafka_options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of a consumer's options that any other client may have, too: how to connect, and as whom."""
-    return {name: value for name, value in for_librdkafka(kafka_options).items() if name not in CONSUMER_ONLY | MANAGED}
-
-
 def producer_options(bootstrap_servers: str, kafka_options: Mapping[str, Any], transactional_id: str) -> dict[str, Any]:
     """Return librdkafka's options for the producer: the user's where a producer takes them, then ours."""
     return {
-        "client.id": "kc",
-        "message.max.bytes": LARGEST_MESSAGE,
-        # Java's choice of a partition for a key, which most producers share.
-        "partitioner": "murmur2_random",
-        "linger.ms": 5,
-        **connection_options(kafka_options),
-        "bootstrap.servers": bootstrap_servers,
+        **reliable_producer(bootstrap_servers, kafka_options),
         "transactional.id": transactional_id,
         "transaction.timeout.ms": int(TRANSACTION_SECONDS * 1000),
-        "enable.idempotence": True,
-        "acks": "all",
     }
 
 
@@ -248,7 +206,7 @@ class KafkaSender:
         except KafkaException as failed:
             cause = next((each for each in faults if each.code() != KafkaError._PURGE_QUEUE), failed.args[0])  # noqa: SLF001
             raise RedriveError(self._told("the last batch is in doubt, the next run finds out", cause)) from None
-        for codes, topic_wide in ((_THE_TOPICS, True), (_THE_LETTERS, False)):
+        for codes, topic_wide in ((_THE_TOPICS, True), (THE_LETTERS, False)):
             # What came of each message is told while it aborts.
             for reason in [*faults, error.args[0]]:
                 if reason.code() in codes:

@@ -47,8 +47,8 @@ _DEMO_FILLS = {
 }
 
 _DEMO_OWN = frozenset({
-    *DEMO_VALUES, "bootstrap_servers", "backup_path", "dlq_path", "stop_at_offset", "command_config", "socket", "metrics_port",
-    "metrics_address", KAFKA,
+    *DEMO_VALUES, "bootstrap_servers", "backup_path", "dlq_path", "dlq_topic", "stop_at_offset", "command_config", "socket",
+    "metrics_port", "metrics_address", KAFKA,
 })  # fmt: skip
 """Where to read, write and listen. A demo takes these only from the source that asks for the demo or a stronger one:
 ``kc --demo`` in a folder with a production kc.toml must touch neither its broker nor its files."""

@@ -139,11 +139,13 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
     "max_rate": _optional_number,
     "processing_timeout": _optional_number, "backup_retention_hours": _optional_number, "log_level": _level,
     "shutdown_drain_seconds": _optional_number, "max_failure_ratio": _optional_number,
+    "crash_loop_limit": _optional_number,
 }
 
 _METAVARS = {
     "bootstrap_servers": "HOST:PORT[,…]", "processor_callable": "MODULE:CALLABLE", "log_level": "LEVEL",
     "stop_at_offset": "TOPIC:PARTITION:OFFSET", "processing_timeout": "SECONDS", "backup_path": "FILE", "dlq_path": "FILE",
+    "dlq_topic": "TOPIC",
     "max_message_size": "BYTES", "max_inflight_bytes": "BYTES", "value_encoding": "utf-8|binary",
     "backup_retention_hours": "HOURS",
     "ordering": "unordered|key|partition", "executor": "thread|process|asyncio", "backup_mode": "best-effort|strict|off",
@@ -151,6 +153,7 @@ _METAVARS = {
     "decode": "raw|json|avro|protobuf", "schema_registry_url": "URL", "protobuf_type": "MODULE:CLASS",
     "kafka_options": "KEY=VALUE", "topic": "TOPIC", "group_id": "GROUP",
     "on_offset_out_of_range": "fail|earliest|latest", "max_failure_ratio": "RATIO", "shutdown_drain_seconds": "SECONDS",
+    "crash_loop_limit": "N",
 }
 
 _SECTIONS: Mapping[str, tuple[str, ...]] = {
@@ -161,7 +164,7 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = {
     ),
     "Failures": (
         "max_attempts", "retry_backoff_seconds", "retry_backoff_max_seconds", "fatal_exceptions", "processing_timeout",
-        "max_failure_ratio",
+        "max_failure_ratio", "crash_loop_limit",
     ),
     "Offsets": (
         "stop_at_offset", "on_offset_out_of_range", "commit_interval_seconds", "commit_metadata", "max_uncommitted_span",
@@ -169,7 +172,7 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = {
     ),
     "Replay": ("replay_from", "replay_to", "replay_commit", "max_rate", "fail_on_dlq"),
     "Files": (
-        "backup_path", "dlq_path", "backup_mode", "backup_retention_hours", "backup_compress", "csv_batch_size",
+        "backup_path", "dlq_path", "dlq_topic", "backup_mode", "backup_retention_hours", "backup_compress", "csv_batch_size",
         "csv_flush_interval_seconds", "dlq_csv_batch_size",
     ),
     "Shutdown": ("shutdown_warning_seconds", "shutdown_drain_seconds", "shutdown_timeout_seconds"),

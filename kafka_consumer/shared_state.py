@@ -37,6 +37,8 @@ class Counters:
         self.timed_out = 0  # supervisor thread; with executor="process" the workers, under its lock
         self.crashed_workers = 0  # supervisor thread, and the same workers: under its lock
         self.dlq_written = 0  # dead-letter writer
+        self.dlq_published = 0  # dead-letter writer: acknowledged by dlq_topic
+        self.dlq_unpublished = 0  # dead-letter writer: refused by dlq_topic for good
         self.backup_written = 0  # backup writer
 
 
@@ -68,7 +70,8 @@ class SharedState:
         )
         self.processed_queue = CompletionQueue(self.running)
         self.dlq_queue = DeadLetterQueue(self.running)
-        self.backup_csv_queue = BackupQueue(self.running, size, max_bytes)
+        # What waits for its row may be finished, and then counts here alone.
+        self.backup_csv_queue = BackupQueue(self.running, size, max(1, max_bytes // 2))
         self.logger = self._setup_logger()
 
     def _setup_logger(self) -> logging.Logger:

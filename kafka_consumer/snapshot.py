@@ -104,7 +104,8 @@ class PartitionView:
 class Totals:
     """Counts of messages since the start; ``rebalances`` counts assignments and revocations.
 
-    ``records_lost``: deleted from the topic before they were read, at the most.
+    ``records_lost``: deleted from the topic before they were read, at the most. ``dlq_published`` and ``dlq_unpublished``: dead
+    letters that ``dlq_topic`` has acknowledged, and refused.
     """
 
     polled: int
@@ -121,6 +122,8 @@ class Totals:
     poll_errors: int
     rebalances: int
     records_lost: int = 0
+    dlq_published: int = 0
+    dlq_unpublished: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,8 @@ class SnapshotBuilder:
                 poll_errors=counters.poll_errors,
                 rebalances=counters.rebalances,
                 records_lost=counters.records_lost,
+                dlq_published=counters.dlq_published,
+                dlq_unpublished=counters.dlq_unpublished,
             ),
             rates=Rates(**{name: rate.update(getattr(counters, name), now) for name, rate in self._rates.items()}),
             latency=Latency(

@@ -38,21 +38,30 @@ def guarded_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKaf
         yield broker
 
 
-def check(folder: Path, broker: LocalKafka, topic: str, password: str = USERS["reader"]) -> tuple[int, list[str]]:
+def check(
+    folder: Path, broker: LocalKafka, topic: str, password: str = USERS["reader"], *more: str
+) -> tuple[int, list[str]]:
     """Run ``kc check`` as the reader; return the exit code and its lines."""
+    code, out, err = kc(folder, broker, topic, password, "check", *more)
+    assert password not in out + err
+    return code, out.splitlines()
+
+
+def kc(folder: Path, broker: LocalKafka, topic: str, password: str, *arguments: str) -> tuple[int, str, str]:
+    """Run a command as the reader to its end; return the exit code and what it printed."""
     (folder / "app.py").write_text("def handle(value):\n    pass\n")
     options = login("reader", password)
     (folder / "client.properties").write_text("".join(f"{name}={value}\n" for name, value in options.items()))
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("KC_")}
     done = subprocess.run(
         [
-            sys.executable, "-m", "kafka_consumer", "check", "--processor", "app:handle", "--bootstrap-server", broker.bootstrap,
-            "--topic", topic, "--group", topic, "--command-config", "client.properties",
+            sys.executable, "-m", "kafka_consumer", *arguments, "--processor", "app:handle",
+            "--bootstrap-server", broker.bootstrap, "--topic", topic, "--group", topic,
+            "--command-config", "client.properties",
         ],
         cwd=folder, env=inherited | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert password not in done.stdout + done.stderr
-    return done.returncode, done.stdout.splitlines()
+    return done.returncode, done.stdout, done.stderr
 
 
 def describe_only(broker: LocalKafka, topic: str) -> None:
@@ -84,6 +93,23 @@ def test_who_may_only_describe_is_told_what_is_missing(guarded_kafka: LocalKafka
     complaints = [line for line in lines if line.startswith("✗")]
     assert [line.partition(":")[0] for line in complaints] == [f"✗ group {topic}", f"✗ topic {topic}"]
     assert all("an ACL must allow it the operation Read" in line for line in complaints)
+
+
+def test_dead_letters_for_a_topic_need_the_right_to_write_it(guarded_kafka: LocalKafka, tmp_path: Path):
+    topic, dlq = guarded_kafka.create_topic(), guarded_kafka.create_topic()
+    guarded_kafka.allow("reader", topic=topic, group=topic)
+    describe_only(guarded_kafka, dlq)
+    complaint = f"✗ dead-letter topic {dlq}: this user may not write to it: an ACL must allow it the operation Write"
+    eventually(lambda: complaint in check(tmp_path, guarded_kafka, topic, USERS["reader"], "--dlq-topic", dlq)[1], 60)
+
+    # A value that isn't UTF-8 fails, whatever the function does.
+    guarded_kafka.produce(topic, [b"\xff"])
+    code, _, log = kc(tmp_path, guarded_kafka, topic, USERS["reader"], "--headless", "--dlq-topic", dlq)
+    assert code == 1, log
+    (line,) = [line for line in log.splitlines() if " CRITICAL " in line]
+    assert f"dead letters can't be sent to topic {dlq}: Kafka refuses access: " in line
+    assert USERS["reader"] not in log
+    assert guarded_kafka.committed(topic, topic) == {}
 
 
 def test_who_may_nothing_is_told_to_look_at_the_topic(guarded_kafka: LocalKafka, tmp_path: Path):

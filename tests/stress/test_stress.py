@@ -148,7 +148,7 @@ def test_messages_near_the_limit_are_processed_in_bounded_memory(
     # Pytest keeps the folders of its last runs; this one is worth gigabytes.
     for path in hourly_files(kc.backup_path):
         os.unlink(path)
-    # With the defaults: 256 MiB in flight, some as much for the backup, librdkafka's 16 MiB and a message over, Python.
+    # With the defaults: 256 MiB in flight, half as much for the backup, librdkafka's 16 MiB and a message over, Python.
     assert highest < 600 * MIB
 
 

@@ -11,6 +11,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from kafka_consumer import check as check_module
+from kafka_consumer import check_kafka as check_kafka_module
 from kafka_consumer.check_kafka import LastError, _mend, ask, check_kafka
 from kafka_consumer.config import KafkaConsumerConfig
 from kafka_consumer.errors import ConfigError
@@ -19,7 +20,7 @@ from kafka_consumer.settings_sources import KAFKA
 from tests.helpers import make_config
 
 SETTINGS: Any = {
-    "bootstrap_servers": "broker:9092", "topic": "orders", "group_id": "billing", "stop_at_offset": None,
+    "bootstrap_servers": "broker:9092", "topic": "orders", "group_id": "billing", "stop_at_offset": None, "dlq_topic": None,
     "demo": True, "on_offset_out_of_range": "fail", KAFKA: {"sasl.password": "marker-7"},
 }  # fmt: skip
 
@@ -73,6 +74,43 @@ def test_committed_offsets_are_counted():
     assert [str(finding) for finding in found[-2:]] == [
         "✓ group billing: offsets committed for 1 of 2 partitions", "✓ lag: 5 messages",
     ]  # fmt: skip
+
+
+def test_the_topic_of_dead_letters_is_looked_for_and_a_demo_makes_its_own():
+    orders = SimpleNamespace(error=None, partitions={0: "p"})
+    unknown = SimpleNamespace(error=KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART), partitions={})
+    forbidden = SimpleNamespace(error=KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), partitions={})
+
+    def of(found: Any, **settings: Any) -> str:
+        topics = {"orders": orders} if found is None else {"orders": orders, "dlq": found}
+        lines = [str(each) for each in findings(Answers(topics, []), dlq_topic="dlq", **settings)]
+        (line,) = [line for line in lines if "dead-letter topic" in line]
+        return line
+
+    assert of(SimpleNamespace(error=None, partitions={0: "p", 1: "p"})) == "✓ dead-letter topic dlq: 2 partitions"
+    assert of(unknown) == "✓ dead-letter topic dlq: the demo's broker creates it"
+    assert of(forbidden).startswith("✗ dead-letter topic dlq: Broker: Topic authorization failed; create it, or")
+    # Nobody there to ask whether topics are created: they aren't.
+    nobody = {KAFKA: {"no.such.option": "x"}, "bootstrap_servers": "127.0.0.1:1"}
+    for found in (unknown, None):
+        assert check_kafka_module._check_dead_letter_topic(
+            Answers({} if found is None else {"dlq": found}), {**SETTINGS, **nobody, "dlq_topic": "dlq", "demo": False},
+            [1], LastError(),
+        ).good is False  # fmt: skip
+
+
+def test_a_topic_of_dead_letters_that_nobody_tells_about_is_a_failure_without_secrets():
+    class Silent(Answers):
+        def list_topics(self, topic: str, timeout: float) -> Any:
+            raise KafkaException(KafkaError(KafkaError._TRANSPORT, "no connection with marker-7"))
+
+        def poll(self, timeout: float) -> None:
+            heard.final = True
+
+    heard = LastError()
+    settings = {**SETTINGS, "dlq_topic": "dlq"}
+    found = check_kafka_module._check_dead_letter_topic(Silent({}), settings, [1], heard)
+    assert str(found) == "✗ dead-letter topic dlq: no connection with [hidden]; check the brokers"
 
 
 def test_messages_that_are_gone_before_they_were_read_are_a_failure_unless_a_policy_says_where_to_go_on():

@@ -25,9 +25,10 @@ from kafka_consumer.csv_writers import DLQ_COLUMNS
 from kafka_consumer.dlq import groups_of, json_line, print_groups, print_message
 from kafka_consumer.dlq_files import FileMessage, Filter, Problems, StoredMessage, base_of, files_of, read_messages
 from kafka_consumer.errors import ConfigError, FileFormatError, FilesInUseError, RedriveError
+from kafka_consumer.producer_options import CONSUMER_ONLY, MANAGED
 from kafka_consumer.redrive import Redrive, Result
 from kafka_consumer.redrive_journal import Journal, journal_path, read_done
-from kafka_consumer.redrive_kafka import CONSUMER_ONLY, MANAGED, AbortedError, KafkaSender, Outgoing, Refusal, producer_options
+from kafka_consumer.redrive_kafka import AbortedError, KafkaSender, Outgoing, Refusal, producer_options
 from kafka_consumer.types import DeadLetter
 from tests.letters import DIFFICULT, FAILED_AT, HEADERS, dlq_rows, letter, letters_of, write_backup, write_dlq
 

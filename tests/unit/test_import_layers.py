@@ -17,23 +17,44 @@ ROOT = Path(__file__).parents[2]
 
 FOUNDATION = {
     "assignment", "batch_queue", "calling", "chunk", "commit_metadata", "config", "dead_letter", "decoding", "errors",
-    "lifecycle", "message_view", "option_checks", "ordered_queue", "ports", "redaction", "refusals", "replay_bounds",
-    "shared_state", "snapshot", "stats", "tracing", "types", "work_queue",
+    "lifecycle", "message_view", "option_checks", "ordered_queue", "ports", "producer_options", "redaction", "refusals",
+    "replay_bounds", "shared_state", "snapshot", "stats", "tracing", "types", "work_queue",
 }  # fmt: skip
 LOOPS = {
     "polling": {
-        "failure_breaker", "intake", "out_of_range", "pausing", "poll_errors", "polling_thread", "rebalance", "replay",
+        "failure_breaker",
+        "intake",
+        "out_of_range",
+        "pausing",
+        "poll_errors",
+        "polling_thread",
+        "rebalance",
+        "replay",
         "stop_targets",
     },
     "workers": {
-        "child", "coroutine_backlog", "coroutine_executor", "coroutine_results", "event_loop", "loop_watch", "process_child",
-        "process_executor", "process_setup", "supervisor", "worker", "worker_pool",
+        "child",
+        "coroutine_backlog",
+        "coroutine_executor",
+        "coroutine_results",
+        "event_loop",
+        "loop_watch",
+        "process_child",
+        "process_executor",
+        "process_setup",
+        "supervisor",
+        "thread_switching",
+        "worker",
+        "worker_pool",
     },
     "commits": {"client", "offset_manager"},
-    "files": {"backup_rows", "csv_files", "csv_writers", "dlq_files", "file_lock", "redrive_journal", "retention"},
+    "files": {"backup_rows", "csv_files", "csv_writers", "dlq_files", "dlq_topic", "file_lock", "redrive_journal", "retention"},
     "signals": {"signal_handler"},
 }
-ROOT_LAYER = {"kafka_consumer", "operations", "redrive", "redrive_control", "redrive_kafka", "snapshot_builder"}
+ROOT_LAYER = {
+    "crash_loop", "crash_loop_notes", "crash_loop_state", "kafka_consumer", "operations", "redrive", "redrive_control",
+    "redrive_kafka", "snapshot_builder",
+}  # fmt: skip
 CORE = FOUNDATION | set().union(*LOOPS.values()) | ROOT_LAYER
 
 CONSOLE = {"", "errors", "logs", "snapshot", "unix_socket"}

@@ -304,7 +304,7 @@ def test_dead_letters_that_never_reach_the_disk_are_told_at_the_end(state: Share
     committer.run()
     assert committer.clean is False
     assert consumer.committed_offsets == {(TOPIC, 0): 1}
-    assert "1 failed messages aren't committed: their dead letters aren't on disk" in caplog.messages
+    assert "1 failed messages stay uncommitted: their dead letters aren't recorded" in caplog.messages
 
 
 # --- assignments: revoked, refused, in dev mode -----------------------------------------------------------------------

@@ -42,6 +42,7 @@ def test_the_defaults_are_those_of_the_contract(mock_config: dict[str, Any]):
     config = KafkaConsumerConfig(**{name: mock_config[name] for name in (*REQUIRED, "backup_path", "dlq_path")})
     assert {name: getattr(config, name) for name in OPTIONS if name not in mock_config} == {
         "commit_interval_seconds": 5.0,
+        "dlq_topic": None,
         "stop_at_offset": None,
         "dev_mode": False,
         "max_message_size": 10 * 1024 * 1024,
@@ -65,6 +66,7 @@ def test_the_defaults_are_those_of_the_contract(mock_config: dict[str, Any]):
         "shutdown_warning_seconds": 30.0,
         "on_offset_out_of_range": "fail",
         "max_failure_ratio": None,
+        "crash_loop_limit": None,
         "shutdown_drain_seconds": None,
         "shutdown_timeout_seconds": 30.0,
         "replay_from": None,
