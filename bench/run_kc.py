@@ -17,6 +17,7 @@ LOOK_SECONDS = 0.2
 a = arguments(
     "kc",
     executor={"choices": ("thread", "process", "asyncio"), "default": "thread"},
+    event_loop={"choices": ("asyncio", "uvloop"), "default": "asyncio"},
     backup={"action": "store_true", "help": "write the backup files, too"},
     queue_size={"type": int, "default": 10_000},
     rss_at={"default": "", "help": "note the memory when so many messages are finished: 100000,500000"},
@@ -33,6 +34,7 @@ with tempfile.TemporaryDirectory() as folder:
         group_id=a.group,
         processor_callable=processor,
         executor=a.executor,
+        event_loop=a.event_loop,
         ordering=a.ordering,
         worker_count=a.workers,
         commit_interval_seconds=a.commit_interval,

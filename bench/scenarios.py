@@ -57,6 +57,9 @@ CONTESTANTS = {
     "pool": Contestant("run_pool.py", remark="written by hand: a thread pool, commits of what is contiguous"),
     "kc": Contestant("run_kc.py", remark="threads"),
     "kc-async": Contestant("run_kc.py", ("--executor", "asyncio"), remark="coroutines"),
+    "kc-uvloop": Contestant(
+        "run_kc.py", ("--executor", "asyncio", "--event-loop", "uvloop"), remark="coroutines, event_loop uvloop"
+    ),
     "kc-process": Contestant("run_kc.py", ("--executor", "process"), remark="processes"),
     "kc+backup": Contestant("run_kc.py", ("--backup",), remark="threads; each message written to a file, too"),
     "kc-key": Contestant("run_kc.py", ("--ordering", "key"), remark="threads, order of keys"),
@@ -83,8 +86,8 @@ CONTESTANTS = {
 }  # fmt: skip
 
 _PLAIN = (
-    "raw", "pool", "kc", "kc-async", "arroyo", "faststream", "faststream-batch", "aiokafka", "quixstreams", "pyrallel",
-    "parallel-consumer",
+    "raw", "pool", "kc", "kc-async", "kc-uvloop", "arroyo", "faststream", "faststream-batch", "aiokafka", "quixstreams",
+    "pyrallel", "parallel-consumer",
 )  # fmt: skip
 _WAITING = tuple(name for name in _PLAIN if name not in {"raw", "quixstreams"})
 _KEYED = ("kc", "kc-key", "kc-async", "kc-async-key", "pyrallel", "pyrallel-key", "parallel-consumer", "parallel-consumer-key")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import inspect
 import os
 from collections.abc import Callable, Mapping
@@ -83,6 +84,7 @@ OPTIONS: Mapping[str, Option] = {
     "retry_backoff_max_seconds": Option(60.0, seconds(zero=True), "The longest pause between two attempts, in seconds."),
     "fatal_exceptions": Option((), exceptions, "Exception classes that are never retried."),
     "executor": Option("thread", one_of("thread", "process", "asyncio"), "Where the function runs; async def: on an event loop."),
+    "event_loop": Option("asyncio", one_of("asyncio", "uvloop"), "The event loop that async def functions run on."),
     "backup_mode": Option("best-effort", one_of("best-effort", "strict", "off"), "What becomes of the backup under pressure."),
     "backup_retention_hours": Option(
         None, optional(hours), "Hours after which closed backup files are deleted; without it, never. Dead letters never are."
@@ -176,6 +178,7 @@ class KafkaConsumerConfig:
     retry_backoff_max_seconds: float
     fatal_exceptions: tuple[type[Exception], ...]
     executor: str
+    event_loop: str
     backup_mode: str
     backup_retention_hours: float | None
     backup_compress: bool
@@ -238,6 +241,8 @@ class KafkaConsumerConfig:
             problems.append(f"dlq_topic: expected another topic than the one consumed, got {self.topic!r} for both: a loop")
         if not problems:
             problems += self._replay_problems() + self._decode_problems()
+        if self.event_loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
+            problems.append("event_loop: expected 'asyncio', got 'uvloop', which isn't installed: install the extra, kc[uvloop]")
         if not problems and self.executor != "thread":
             target: Any = self.processor_callable
             problems += executor_problems(self.executor, resolve_processor(target) if isinstance(target, str) else target)

@@ -71,7 +71,7 @@ class CoroutinePool:
 
     def start(self) -> None:
         """Start the loop, the feeder and the supervisor."""
-        self._thread = EventLoopThread("event-loop", self._begin, self._unheard)
+        self._thread = EventLoopThread("event-loop", self._begin, self._unheard, self._config.event_loop)
         self._watch_thread.start()
         self._thread.thread.start()
         threading.Thread(target=self._backlog.feed, args=(self.post, self._thread.stop), name="feeder", daemon=True).start()
@@ -335,6 +335,7 @@ class CoroutinePool:
     def _look_at_time(self) -> None:
         """Take away the messages whose time is up, and come back when the next one's is. The loop's thread."""
         assert self._timeout is not None  # noqa: S101 - for the type checker: called with a timeout only
+        self._watch.moved()  # a call may have blocked the loop until now, and the others' time with it
         self._timer = None
         begun_before = time.monotonic() - self._timeout
         with self._lock:

@@ -17,8 +17,13 @@ FD_LIMIT = 1024  # select() takes no descriptor from here on
 END_SECONDS = 2.0  # how long the end waits for tasks that were cancelled
 
 
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """Return an event loop whose timers are as exact as the system's."""
+def new_event_loop(kind: str = "asyncio") -> asyncio.AbstractEventLoop:
+    """Return an event loop: "asyncio", its timers as exact as the system's, or "uvloop", at half the cost, exact to 1 ms."""
+    if kind == "uvloop":
+        import uvloop
+
+        loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        return loop
     epoll = getattr(selectors, "EpollSelector", None)
     if epoll is None or selectors.DefaultSelector is not epoll:
         return asyncio.new_event_loop()
@@ -40,8 +45,10 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 class EventLoopThread:
     """An event loop in a thread of its own. ``stop`` belongs to the loop's thread; ``post`` may be called from any."""
 
-    def __init__(self, name: str, begin: Callable[[], None], on_error: Callable[[str, BaseException | None], None]) -> None:
-        self.loop = new_event_loop()
+    def __init__(
+        self, name: str, begin: Callable[[], None], on_error: Callable[[str, BaseException | None], None], kind: str = "asyncio"
+    ) -> None:
+        self.loop = new_event_loop(kind)
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.ending = False  # the loop's thread: all tasks are being cancelled
         self._on_error = on_error  # told of what nobody else hears: what happened, and the exception if there is one

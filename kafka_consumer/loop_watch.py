@@ -60,7 +60,7 @@ class LoopWatch(Supervisor):
             self._call_since = at
             self._blocked_before = 0.0
             self._asked_at = at
-            self._pool.post(self._answer)
+            self._pool.post(self.moved)
         elif at - asked_at >= STALLED_SECONDS:
             self._pool.time_out_running(at)
             if at - asked_at >= BLOCKED_SECONDS and not self._told:
@@ -93,8 +93,8 @@ class LoopWatch(Supervisor):
             "await what takes time, or call it with asyncio.to_thread()%s", who, seconds, where,
         )  # fmt: skip
 
-    def _answer(self) -> None:
-        """The loop moves: called by the loop itself."""
+    def moved(self) -> None:
+        """The loop moves: called by the loop itself, in answer to a look, or before it judges by time."""
         asked_at = self._asked_at
         seconds = 0.0 if asked_at is None else time.monotonic() - asked_at
         blocked = time.monotonic() - self._call_since

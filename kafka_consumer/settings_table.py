@@ -148,7 +148,8 @@ _METAVARS = {
     "dlq_topic": "TOPIC",
     "max_message_size": "BYTES", "max_inflight_bytes": "BYTES", "value_encoding": "utf-8|binary",
     "backup_retention_hours": "HOURS",
-    "ordering": "unordered|key|partition", "executor": "thread|process|asyncio", "backup_mode": "best-effort|strict|off",
+    "ordering": "unordered|key|partition", "executor": "thread|process|asyncio", "event_loop": "asyncio|uvloop",
+    "backup_mode": "best-effort|strict|off",
     "replay_from": "WHERE", "replay_to": "WHERE", "max_rate": "N", "fatal_exceptions": "EXCEPTION",
     "decode": "raw|json|avro|protobuf", "schema_registry_url": "URL", "protobuf_type": "MODULE:CLASS",
     "kafka_options": "KEY=VALUE", "topic": "TOPIC", "group_id": "GROUP",
@@ -159,7 +160,7 @@ _METAVARS = {
 _SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Kafka": ("bootstrap_servers", "topic", "group_id", "command_config", "kafka_options"),
     "Processing": (
-        "processor_callable", "app_dir", "worker_count", "executor", "ordering", "queue_size", "max_inflight_bytes",
+        "processor_callable", "app_dir", "worker_count", "executor", "event_loop", "ordering", "queue_size", "max_inflight_bytes",
         "max_message_size", "value_encoding", "decode", "schema_registry_url", "protobuf_type",
     ),
     "Failures": (

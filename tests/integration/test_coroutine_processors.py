@@ -9,16 +9,28 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from kafka_consumer import KafkaConsumer, coroutine_executor, loop_watch
+from kafka_consumer.config import OPTIONS
 from kafka_consumer.errors import ConfigError
 from tests.fakes import FakeConsumer
 from tests.helpers import eventually, make_config
 from tests.integration.conftest import GROUP, TOPIC
 
 ZERO = (TOPIC, 0)
+
+
+@pytest.fixture(params=["asyncio", "uvloop"], autouse=True)
+def default_loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test here runs on each event loop."""
+    kind: str = request.param
+    if kind == "uvloop":
+        pytest.importorskip("uvloop")
+    monkeypatch.setitem(OPTIONS, "event_loop", replace(OPTIONS["event_loop"], default=kind))
+    return kind
 
 
 def numbers(count: int, start: int = 0) -> list[bytes]:

@@ -554,9 +554,14 @@ def test_a_task_of_the_processor_that_blocks_the_loop_is_told_as_such(
         blocker.open.set()
 
 
-def test_a_message_that_blocks_the_loop_beyond_its_time_is_a_dead_letter_at_that_moment_and_the_others_are_not(tmp_path: Path):
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_message_that_blocks_the_loop_beyond_its_time_is_a_dead_letter_at_that_moment_and_the_others_are_not(
+    tmp_path: Path, loop: str
+):
+    if loop == "uvloop":  # it looks at its timers before it takes calls from other threads
+        pytest.importorskip("uvloop")
     blocker = Blocker()
-    state = make_state(tmp_path, processor_callable=blocker, worker_count=3, processing_timeout=0.3)
+    state = make_state(tmp_path, processor_callable=blocker, worker_count=3, processing_timeout=0.3, event_loop=loop)
     with pool_of(state) as pool:
         deliver(state, [b"wait", b"wait", b"block"])
         assert state.processed_queue.get(timeout=10) == (0, 2, "failed")
@@ -1178,3 +1183,24 @@ def test_the_measured_pace_is_that_of_a_message(tmp_path: Path):
     middle = state.processing_queue.pace.samples.percentiles().p50
     assert middle is not None
     assert 0.01 <= middle < 0.5
+
+
+def test_coroutines_run_on_the_loop_that_was_chosen(tmp_path: Path):
+    uvloop = pytest.importorskip("uvloop")
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def process(value: bytes) -> None:
+        loops.append(asyncio.get_running_loop())
+
+    for kind in ("asyncio", "uvloop"):
+        state = make_state(tmp_path, processor_callable=process, worker_count=2, event_loop=kind)
+        with pool_of(state):
+            deliver(state, [b"a"])
+            assert state.processed_queue.get(timeout=10) == (0, 0, "success")
+    assert [isinstance(loop, uvloop.Loop) for loop in loops] == [False, True]
+
+
+def test_a_loop_that_is_not_installed_is_refused_with_the_extra_that_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    with pytest.raises(ConfigError, match=r"event_loop: expected 'asyncio', got 'uvloop', which isn't installed.*kc\[uvloop\]"):
+        make_config(tmp_path, event_loop="uvloop")
