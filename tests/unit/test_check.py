@@ -76,7 +76,8 @@ def test_committed_offsets_are_counted():
     ]  # fmt: skip
 
 
-def test_the_topic_of_dead_letters_is_looked_for_and_a_demo_makes_its_own():
+def test_the_topic_of_dead_letters_is_looked_for_and_a_demo_makes_its_own(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(check_kafka_module, "_RIGHTS_SECONDS", 0.2)  # nobody answers below
     orders = SimpleNamespace(error=None, partitions={0: "p"})
     unknown = SimpleNamespace(error=KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART), partitions={})
     forbidden = SimpleNamespace(error=KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), partitions={})

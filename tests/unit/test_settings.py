@@ -63,6 +63,7 @@ EXAMPLES: dict[str, tuple[str, str, Any]] = {
     "on_offset_out_of_range": ("latest", '"latest"', "latest"),
     "max_failure_ratio": ("0.5", "0.5", 0.5),
     "crash_loop_limit": ("3", "3", 3),
+    "event_loop": ("uvloop", '"uvloop"', "uvloop"),
     "shutdown_drain_seconds": ("60", "60", 60),
     "shutdown_timeout_seconds": ("4", "4", 4),
     "decode": ("json", '"json"', "json"),

@@ -66,7 +66,7 @@ def test_the_defaults_are_those_of_the_contract(mock_config: dict[str, Any]):
         "shutdown_warning_seconds": 30.0,
         "on_offset_out_of_range": "fail",
         "max_failure_ratio": None,
-        "crash_loop_limit": None,
+        "crash_loop_limit": None, "event_loop": "asyncio",
         "shutdown_drain_seconds": None,
         "shutdown_timeout_seconds": 30.0,
         "replay_from": None,
