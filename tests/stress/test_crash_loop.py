@@ -13,7 +13,7 @@ from tests.helpers import eventually, read_rows
 from tests.kafka import Kafka
 from tests.runs import Command, numbered
 
-pytestmark = [pytest.mark.e2e, pytest.mark.needs_real_broker, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.stress, pytest.mark.stress_short, pytest.mark.needs_real_broker, pytest.mark.timeout(300)]
 
 # With this interval no run lives long enough for a commit before it has crashed: each one begins at the same place.
 ARGUMENTS = (
