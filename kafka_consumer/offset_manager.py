@@ -29,6 +29,7 @@ TICK_SECONDS = 0.05  # how often results are taken in, at the least
 DLQ_WAIT_SECONDS = 0.1  # how long a commit waits for dead letters to reach the disk
 BACKUP_WAIT_SECONDS = 1.0  # how long a commit waits for a strict backup to reach the disk
 FINAL_PAUSE_SECONDS = 0.2  # between attempts of the last commit
+AFTER_REBALANCE_SECONDS = 0.5  # until a commit is tried again that came in the middle of a rebalance: it is over by then, mostly
 DURING_REBALANCE = {
     KafkaError.REBALANCE_IN_PROGRESS, KafkaError.ILLEGAL_GENERATION, KafkaError.STALE_MEMBER_EPOCH,
 }  # fmt: skip
@@ -79,6 +80,7 @@ class Committer:
         # Replaced, never changed, by the thread that collects.
         self.held_back: frozenset[TopicPartitionKey] = frozenset()
         self._may_not = False  # a commit was refused for want of rights
+        self._in_rebalance = False  # the last commit came in the middle of one; set by the thread that commits
         self.outside = False  # a replay outside the group: nothing is committed. Set before it begins
         self.committing = False  # a commit is under way; read by tests and the snapshot
         self.beat_at = time.monotonic()  # written by the commit thread at every turn; read by who asks whether it is alive
@@ -93,8 +95,9 @@ class Committer:
             self._results.wait(max(0.001, min(tick, due - time.monotonic())))
             self.collect()
             if time.monotonic() >= due:
+                self._in_rebalance = False
                 self.commit_now()
-                due = time.monotonic() + self._interval
+                due = time.monotonic() + (min(self._interval, AFTER_REBALANCE_SECONDS) if self._in_rebalance else self._interval)
         self._finish()
 
     # --- taking results in ------------------------------------------------------------------------------------------
@@ -260,7 +263,11 @@ class Committer:
         return TopicPartition(topic, partition, offset)
 
     def _learn_from(self, error: Any) -> None:
-        """What a failed commit says about the ones to come: refused access ends the run, as it does where it meets a poll."""
+        """What a failed commit says about the ones to come: refused access ends the run, as it does where it meets a poll.
+
+        After a rebalance the next one comes soon: until then, what is finished would be repeated if the process died.
+        """
+        self._in_rebalance = self._in_rebalance or _severity(error) == logging.WARNING
         reason = refusal(error)
         if reason is not None and not self._may_not:
             self._may_not = True

@@ -179,6 +179,19 @@ def test_a_failed_commit_is_logged_and_tried_again(state: SharedState, caplog: p
     assert state.counters.committed == 2
 
 
+def test_a_commit_in_the_middle_of_a_rebalance_is_tried_again_long_before_the_interval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(offset_manager, "AFTER_REBALANCE_SECONDS", 0.01)
+    state = make_state(tmp_path, commit_interval_seconds=0.5)
+    consumer = MockKafkaConsumer()
+    rebalancing = KafkaError(KafkaError.REBALANCE_IN_PROGRESS, "rebalancing")
+    consumer.commit_errors = [KafkaException(rebalancing) for _ in range(30)]  # a quarter of a minute at the interval
+    with committing(state, consumer):
+        _feed(state, 0, 1, 2)
+        eventually(lambda: consumer.committed_offsets == {(TOPIC, 0): 3}, 7)
+
+
 def test_the_last_commit_is_given_up_at_its_deadline(state: SharedState, caplog: pytest.LogCaptureFixture):
     """SPEC: Commit Thread - Commit Failure."""
     consumer = MockKafkaConsumer()
