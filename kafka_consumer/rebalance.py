@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeAlias
 
-from confluent_kafka import OFFSET_STORED, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_INVALID, OFFSET_STORED, KafkaException, TopicPartition
 
 from kafka_consumer.assignment import Assignment
 from kafka_consumer.commit_metadata import Ranges, decode
 from kafka_consumer.errors import CommitMetadataError
+from kafka_consumer.out_of_range import start_of_new_group
 from kafka_consumer.shared_state import SharedState
 from kafka_consumer.types import TopicPartitionKey
 
@@ -116,8 +117,8 @@ class Partitions:
         # A topic that doesn't exist is assigned, too: without a partition.
         self.ever_assigned = self.ever_assigned or bool(partitions)
         self.member = True
-        committed = self._committed(consumer, partitions)
-        starts = {key: at for key, at in self.starts.items() if key not in self._begun}
+        committed, begins = self._committed(consumer, partitions)
+        starts = begins | {key: at for key, at in self.starts.items() if key not in self._begun}
         finished = self._finished_before(consumer, {key: tp for key, tp in committed.items() if key not in starts})
         for tp in partitions:
             key = (tp.topic, tp.partition)
@@ -193,15 +194,25 @@ class Partitions:
         if end > high:
             raise CommitMetadataError(f"it speaks of offsets up to {end}, the log ends at {high}")
 
-    def _committed(self, consumer: Any, partitions: list[TopicPartition]) -> dict[TopicPartitionKey, TopicPartition]:
+    def _committed(
+        self, consumer: Any, partitions: list[TopicPartition]
+    ) -> tuple[dict[TopicPartitionKey, TopicPartition], dict[TopicPartitionKey, int]]:
+        """Return what the group has committed; and where to begin in partitions of which it has committed nothing, if at once.
+
+        Left to librdkafka those would be reported one by one (``out_of_range.py``), and fetching would begin with the first of
+        them: the others then wait for its end, half a second.
+        """
         if not partitions:
-            return {}
+            return {}, {}
         try:
             answer = consumer.committed(partitions, timeout=COMMITTED_SECONDS)
         except KafkaException as error:
             self._shared_state.logger.warning("the group's committed offsets couldn't be read: %s", error)
-            return {}
-        return {(tp.topic, tp.partition): tp for tp in answer if tp.error is None and tp.offset >= 0}
+            return {}, {}
+        good = {(tp.topic, tp.partition): tp for tp in answer if tp.error is None}
+        at_once = start_of_new_group(self._shared_state.config.kafka_options) == "earliest"
+        begins = {key: OFFSET_BEGINNING for key, tp in good.items() if tp.offset == OFFSET_INVALID and at_once}
+        return {key: tp for key, tp in good.items() if tp.offset >= 0}, begins
 
     def _revoked(self, _consumer: Any, partitions: list[TopicPartition]) -> None:
         leaving = self._ours(partitions)

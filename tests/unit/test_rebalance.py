@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
 from kafka_consumer import rebalance
 from kafka_consumer.chunk import Chunk, Completion
@@ -405,3 +405,19 @@ def test_what_is_open_is_replaced_never_changed(group: Group):
 
 def test_many_partitions_are_told_in_short():
     assert rebalance._show([TopicPartition("t", n) for n in range(21)]).endswith("t-19 and 1 more")
+
+
+@pytest.mark.parametrize(("reset", "begins"), [(None, OFFSET_BEGINNING), ("earliest", OFFSET_BEGINNING), ("latest", None)])
+def test_partitions_without_a_commit_begin_together_and_at_once_where_that_needs_no_question(
+    tmp_path: Path, reset: str | None, begins: int | None
+):
+    group = Group(tmp_path, kafka_options={} if reset is None else {"auto.offset.reset": reset})
+    for partition in (0, 1):
+        group.broker.produce_many(TOPIC, partition, [b"a", b"b", b"c"])
+    group.broker.set_committed(GROUP, TOPIC, 0, 2)
+    first = group.poll()
+    assert [group.partitions.open[TOPIC, partition].begins_at for partition in (0, 1)] == [None, begins]
+    if begins is not None:
+        came = [first, *(group.poll() for _ in range(8))]
+        found = {(m.partition(), m.offset()) for m in came if m is not None and m.error() is None}
+        assert found == {(0, 2), (1, 0), (1, 1), (1, 2)}
