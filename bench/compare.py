@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from load import load
-from machine import HERE, broker, contestant, environment, keep, parser, scaled, tell, wait_until_quiet
+from machine import HERE, broker, contestant, environment, keep, kept, parser, scaled, tell, wait_until_quiet
 from peers import missing, python
 from report import table
 from scenarios import CONTESTANTS, QUICK, QUICK_CONTESTANTS, SCENARIOS, Scenario
@@ -100,7 +100,8 @@ def main() -> None:
             runs += compare(name, bootstrap, a.rounds or (5 if a.full else 3), a.scale, only, a.quiet_wait)
             if any(r["scenario"] == name for r in runs):
                 print(table(name, runs), flush=True)
-            keep(a.out, "runs", runs, a.scale)
+            others = [run for run in kept(a.out, "runs") if run["scenario"] not in scenarios]
+            keep(a.out, "runs", others + runs, a.scale)
 
 
 if __name__ == "__main__":

@@ -124,6 +124,14 @@ def broker(bootstrap: str | None) -> Iterator[str]:
         yield kafka.bootstrap
 
 
+def kept(path: Path | None, section: str) -> list[Any]:
+    """Return what a section of the file of results holds; nothing where there is neither."""
+    if path is None or not path.exists():
+        return []
+    found: list[Any] = json.loads(path.read_text()).get(section, [])
+    return found
+
+
 def keep(path: Path | None, section: str, value: Any, scale: float) -> None:
     """Put a section, and the scale it was measured at, into the file of results, beside those that are there."""
     if path is None:
