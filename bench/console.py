@@ -45,6 +45,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from figures import Figure, interval  # noqa: E402 - siblings
 from load import load  # noqa: E402
+from machine import broker  # noqa: E402
 
 from tui.socket_feed import WATCHED_SECONDS  # noqa: E402
 from tui.tempo import QUIET_SECONDS  # noqa: E402
@@ -337,17 +338,6 @@ class Bench:
     ) -> None:
         self.figures.append(Figure(what, figure, limit, unit, remark, between))
         print(f"  {self.figures[-1].line()}", file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def broker(bootstrap: str | None) -> Iterator[str]:
-    if bootstrap:
-        yield bootstrap
-        return
-    from tests.kafka import LocalKafka
-
-    with LocalKafka(1) as kafka:
-        yield kafka.bootstrap
 
 
 def main() -> None:
