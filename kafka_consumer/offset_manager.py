@@ -94,7 +94,7 @@ class Committer:
             self.beat_at = time.monotonic()
             self._results.wait(max(0.001, min(tick, due - time.monotonic())))
             self.collect()
-            if time.monotonic() >= due:
+            if time.monotonic() >= due and not self._may_not:  # refused: the run ends, and tries once more at its end
                 self._in_rebalance = False
                 self.commit_now()
                 due = time.monotonic() + (min(self._interval, AFTER_REBALANCE_SECONDS) if self._in_rebalance else self._interval)

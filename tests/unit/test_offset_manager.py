@@ -192,6 +192,27 @@ def test_a_commit_in_the_middle_of_a_rebalance_is_tried_again_long_before_the_in
         eventually(lambda: consumer.committed_offsets == {(TOPIC, 0): 3}, 7)
 
 
+def test_a_group_that_refuses_the_commit_is_asked_once_more_at_the_end_and_not_at_each_interval(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    state = make_state(tmp_path, commit_interval_seconds=0.02)
+    consumer = MockKafkaConsumer()
+    refused = KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED, "Broker: Group authorization failed")
+    consumer.commit_errors = [KafkaException(refused) for _ in range(100)]
+    state.processed_queue.hold()  # as the workers' results do, until they have drained
+    with committing(state, consumer):
+        _feed(state, 0, 1, 2)
+        eventually(state.shutdown_event.is_set)  # the run ends for it
+        for offset in range(3, 9):  # while it drains
+            _feed(state, 0, offset)
+            eventually(lambda offset=offset: state.counters.processed == offset)
+            time.sleep(0.03)
+        state.processed_queue.let_go()
+    assert consumer.commit_count == 2
+    assert sum(record.levelno == logging.ERROR for record in caplog.records) <= 3
+    assert len([r for r in caplog.records if r.levelno == logging.CRITICAL]) == 1
+
+
 def test_the_last_commit_is_given_up_at_its_deadline(state: SharedState, caplog: pytest.LogCaptureFixture):
     """SPEC: Commit Thread - Commit Failure."""
     consumer = MockKafkaConsumer()
