@@ -205,8 +205,8 @@ def test_a_group_that_refuses_the_commit_is_asked_once_more_at_the_end_and_not_a
         eventually(state.shutdown_event.is_set)  # the run ends for it
         for offset in range(3, 9):  # while it drains
             _feed(state, 0, offset)
-            eventually(lambda offset=offset: state.counters.processed == offset)
             time.sleep(0.03)
+        eventually(lambda: state.counters.processed == 8)
         state.processed_queue.let_go()
     assert consumer.commit_count == 2
     assert sum(record.levelno == logging.ERROR for record in caplog.records) <= 3
